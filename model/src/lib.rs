@@ -1,1 +1,12 @@
+//! The nouns of Headwater: objects as users wrote them, and the snapshots derived from them.
+//!
+//! No I/O, no async, no clock. Everything a plane reads is immutable and shared behind [`std::sync::Arc`].
 
+pub mod client;
+pub mod cluster;
+pub mod finding;
+pub mod gateway;
+pub mod object;
+pub mod origin;
+pub mod quantity;
+pub mod settings;

@@ -1,0 +1,487 @@
+//! The gateway's snapshot: listeners, virtual hosts, rules, pools, certificates.
+//!
+//! One shape for every front door (Ingress, ALB rules, Gateway API routes). Entries are shared behind `Arc`, so that a
+//! new snapshot costs what changed: an entry whose `Arc` is the same pointer as before has not changed.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use crate::client::{ClientAddressPolicy, EmitProxyProtocol};
+use crate::origin::{NamespacedName, Origin};
+use crate::settings::{AccessLogFormat, Limits, TlsVersion};
+
+/// Everything one gateway serves.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct GatewaySnapshot {
+    /// Counts up with every published change; never 0 once published.
+    pub generation: u64,
+    /// Sorted by address, port.
+    pub listeners: Vec<Arc<Listener>>,
+    pub pools: Pools,
+}
+
+/// One address and port, and what is served there.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listener {
+    pub name: Arc<str>,
+    pub origin: Origin,
+    /// `::` means every address, IPv4 included.
+    pub address: IpAddr,
+    /// 0 asks the kernel for a free port.
+    pub port: u16,
+    pub protocol: Protocol,
+    pub client_address: Arc<ClientAddressPolicy>,
+    pub connection: Arc<ConnectionSettings>,
+    /// Present exactly when `protocol` is [`Protocol::Https`].
+    pub tls: Option<Arc<TlsTermination>>,
+    pub routes: Arc<RouteTable>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// HTTP/1.0, HTTP/1.1, HTTP/2 with prior knowledge.
+    Http,
+    /// The same inside TLS, HTTP/2 by ALPN.
+    Https,
+}
+
+/// How downstream connections of a listener are treated.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ConnectionSettings {
+    pub limits: Limits,
+    /// From the first byte of a request to the end of its head; also for the TLS handshake.
+    pub header_timeout: Duration,
+    /// A keep-alive connection without a request.
+    pub idle_timeout: Duration,
+    /// Longest pause between two reads of a request body, or between two writes of a response.
+    pub body_timeout: Duration,
+    /// Offer and accept HTTP/2.
+    pub http2: bool,
+    pub access_log: AccessLogFormat,
+}
+
+/// Certificates of a listener, found by SNI.
+#[derive(Debug, Clone, Serialize)]
+pub struct TlsTermination {
+    /// Exact names, lower case.
+    pub exact: HashMap<Arc<str>, Vec<Arc<Certificate>>>,
+    /// `example.com` for `*.example.com`; one label stands for the star.
+    pub wildcard: HashMap<Arc<str>, Vec<Arc<Certificate>>>,
+    /// For no SNI and for names not found. `None`: the listener makes a self-signed one.
+    pub default: Option<Arc<Certificate>>,
+    pub min_version: TlsVersion,
+    pub http2: bool,
+    pub session_tickets: bool,
+}
+
+/// A certificate chain and its private key, checked to belong together.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// The Secret it came from.
+    pub origin: Origin,
+    /// DER, leaf first.
+    pub chain: Vec<Vec<u8>>,
+    pub key: PrivateKey,
+    /// DNS names of the leaf, lower case.
+    pub names: Vec<String>,
+    /// End of validity of the leaf, seconds since the epoch.
+    pub not_after: i64,
+}
+
+/// DER of a private key; never printed. Tagged as PEM tags it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum PrivateKey {
+    Pkcs1(Vec<u8>),
+    Sec1(Vec<u8>),
+    Pkcs8(Vec<u8>),
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("origin", &self.origin).field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+impl Serialize for Certificate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Redacted<'a> {
+            origin: &'a Origin,
+            names: &'a [String],
+            not_after: i64,
+            key: &'static str,
+        }
+        Redacted { origin: &self.origin, names: &self.names, not_after: self.not_after, key: "redacted" }
+            .serialize(serializer)
+    }
+}
+
+/// The virtual hosts of a listener.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RouteTable {
+    pub law: HostLaw,
+    pub hosts: HashMap<HostPattern, Arc<VirtualHost>>,
+    /// Answers what no rule of the chosen host matches; `None` is 404 `no_route`.
+    pub default: Option<Arc<Rule>>,
+}
+
+/// Which host's rules are looked at when several patterns match a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub enum HostLaw {
+    /// The most specific host alone: exact, then wildcard (longest first), then any (Ingress, Gateway API).
+    #[default]
+    MostSpecific,
+    /// The rule of best precedence among all hosts that match (ALB).
+    ByPrecedence,
+}
+
+/// A host that rules are written for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HostPattern {
+    /// Lower case, without port or trailing dot.
+    Exact(Arc<str>),
+    /// `example.com` for `*.example.com`, where the star is exactly one label (Ingress, ALB).
+    OneLabel(Arc<str>),
+    /// `example.com` for `*.example.com`, where the star is one label or more (Gateway API).
+    Suffix(Arc<str>),
+    Any,
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::OneLabel(suffix) => write!(f, "*.{suffix}"),
+            Self::Suffix(suffix) => write!(f, "**.{suffix}"),
+            Self::Any => f.write_str("*"),
+        }
+    }
+}
+
+impl Serialize for HostPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The rules of one host, best precedence first.
+#[derive(Debug, Clone, Serialize)]
+pub struct VirtualHost {
+    pub host: HostPattern,
+    pub rules: Vec<Arc<Rule>>,
+}
+
+/// Place of a rule among all rules of its listener: smaller is looked at first. A total order, computed by each API's
+/// own law at translation, so that matching only has to find the first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Precedence {
+    pub ranks: [i64; 4],
+    /// Decides between equal ranks: `namespace/name/index` or the like.
+    pub tie: Arc<str>,
+}
+
+/// What requests it matches, what is done to them, where they go.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rule {
+    pub origin: Arc<Origin>,
+    /// Path of the rule inside its object: `spec.rules[0].http.paths[1]`.
+    pub field: Arc<str>,
+    pub precedence: Precedence,
+    pub matches: Match,
+    pub filters: Filters,
+    pub action: Action,
+}
+
+/// All of it must hold.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Match {
+    pub path: PathMatch,
+    pub conditions: Vec<Condition>,
+}
+
+/// How the path (percent-encoding normalised, without query) is compared.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub enum PathMatch {
+    Any,
+    Exact(Box<str>),
+    /// By path element: `/foo` matches `/foo`, `/foo/` and `/foo/bar`, not `/foobar`. Without trailing slash but for `/`.
+    Prefix(Box<str>),
+    /// By bytes: `/foo` matches `/foobar` (ALB `STARTS_WITH`).
+    StartsWith(Box<str>),
+    /// Linear-time syntax of the `regex` crate, found anywhere unless anchored.
+    Regex(Box<str>),
+}
+
+/// A condition besides the path.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub enum Condition {
+    Method(ValueMatch),
+    /// Name in lower case; several lines are joined with `, `.
+    Header {
+        name: Box<str>,
+        value: ValueMatch,
+    },
+    /// First parameter of the name, percent-decoded.
+    Query {
+        name: Box<str>,
+        value: ValueMatch,
+    },
+    Cookie {
+        name: Box<str>,
+        value: ValueMatch,
+    },
+    /// The client `R` of the client-address contract.
+    Client(ValueMatch),
+    Any(Vec<Condition>),
+    All(Vec<Condition>),
+}
+
+/// How a value is compared; an absent value matches nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub enum ValueMatch {
+    Exists,
+    Exact(Box<str>),
+    In(Vec<Box<str>>),
+    StartsWith(Box<str>),
+    EndsWith(Box<str>),
+    Regex(Box<str>),
+    /// Inclusive; addresses by number, other values by bytes.
+    Range(Box<str>, Box<str>),
+    /// The value is an address inside one of the networks.
+    Cidr(Vec<ipnet::IpNet>),
+}
+
+/// Typed steps in a fixed order: URL rewrite, request headers, then on the way back response headers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Filters {
+    pub rewrite: Option<UrlRewrite>,
+    pub request_headers: HeaderEdits,
+    pub response_headers: HeaderEdits,
+}
+
+impl Filters {
+    pub fn is_empty(&self) -> bool {
+        self.rewrite.is_none() && self.request_headers.is_empty() && self.response_headers.is_empty()
+    }
+}
+
+/// Order: remove, set, add. Names in lower case.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct HeaderEdits {
+    pub remove: Vec<Box<str>>,
+    pub set: Vec<(Box<str>, Box<str>)>,
+    pub add: Vec<(Box<str>, Box<str>)>,
+}
+
+impl HeaderEdits {
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct UrlRewrite {
+    /// `Host` towards the backend.
+    pub host: Option<Box<str>>,
+    pub path: Option<PathRewrite>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum PathRewrite {
+    Full(Box<str>),
+    /// Replaces what the rule's [`PathMatch::Prefix`] matched.
+    Prefix(Box<str>),
+}
+
+/// Where a matched request goes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub enum Action {
+    Forward(Forward),
+    Redirect(Redirect),
+    /// Part of the rule is broken or forbidden: fail closed, with a reason to look up.
+    Refuse(Refuse),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Forward {
+    /// At least one; weights of 0 receive nothing.
+    pub backends: Vec<Backend>,
+    /// Answered instead of forwarding while the request's scheme is `http`.
+    pub https_redirect: Option<Redirect>,
+    pub balance: Balance,
+    pub timeouts: RouteTimeouts,
+    pub retry: Retry,
+    /// Copies whose responses are dropped.
+    pub mirrors: Vec<Mirror>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Backend {
+    pub pool: PoolId,
+    pub weight: u32,
+    pub filters: Filters,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Mirror {
+    pub pool: PoolId,
+    /// Of 1,000,000 requests.
+    pub parts_per_million: u32,
+}
+
+/// `None` keeps the request's own part; the query is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Redirect {
+    pub status: u16,
+    pub scheme: Option<Box<str>>,
+    pub host: Option<Box<str>>,
+    pub port: Option<u16>,
+    pub path: Option<PathRewrite>,
+    /// Whether one trailing `/` of a path other than `/` is removed (ingress-nginx's ssl-redirect does).
+    pub strip_trailing_slash: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Refuse {
+    pub status: u16,
+    /// Word of docs/faults.md.
+    pub reason: Box<str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RouteTimeouts {
+    pub connect: Duration,
+    /// Longest pause of the upstream while a response is awaited or read.
+    pub idle: Duration,
+    /// The whole request, retries included; `None` is off.
+    pub request: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Retry {
+    /// Tries in all, the first included; 1 is no retry.
+    pub attempts: u32,
+    /// Retries as a share of requests, in percent.
+    pub budget_percent: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Balance {
+    RoundRobin,
+    /// Power of two choices by requests in flight.
+    LeastRequest,
+    PeakEwma,
+    /// Maglev by a key; falls back to `LeastRequest` when the request has none.
+    Hash(HashKey),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum HashKey {
+    /// The client `R`.
+    Client,
+    /// Name in lower case.
+    Header(Box<str>),
+    Cookie(Box<str>),
+}
+
+/// Index into [`Pools`]; stable while the pool lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct PoolId(pub u32);
+
+/// Pools by id.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Pools(pub Vec<Option<Arc<Pool>>>);
+
+impl Pools {
+    pub fn find(&self, id: PoolId) -> Option<&Arc<Pool>> {
+        self.0.get(id.0 as usize).and_then(Option::as_ref)
+    }
+}
+
+/// The endpoints of one port of a Service, spoken to in one protocol.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Pool {
+    pub service: NamespacedName,
+    /// Number of the Service's port.
+    pub port: u16,
+    pub protocol: UpstreamProtocol,
+    pub tls: Option<Arc<UpstreamTls>>,
+    pub emit_proxy_protocol: EmitProxyProtocol,
+    pub health: PassiveHealth,
+    pub keep_alive: UpstreamKeepAlive,
+    /// Sorted by address; ready ones, or when none is ready those that still serve while terminating (KEP-1669).
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub enum UpstreamProtocol {
+    Http1,
+    /// Prior knowledge, or ALPN `h2` when the pool has TLS.
+    Http2,
+}
+
+/// TLS towards endpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct UpstreamTls {
+    pub verify: UpstreamVerify,
+    /// SNI and the name that is verified; `None`: the request's host.
+    pub server_name: Option<Box<str>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub enum UpstreamVerify {
+    /// Encrypts, believes anybody (what ingress-nginx does by default).
+    Off,
+    SystemRoots,
+    /// DER of certificate authorities.
+    Roots(Arc<Vec<Vec<u8>>>),
+}
+
+/// Outlier ejection by what requests see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PassiveHealth {
+    /// Failures in a row that eject; 0 is off.
+    pub consecutive_failures: u32,
+    /// First ejection; doubles with each one that follows.
+    pub base_ejection: Duration,
+    pub max_ejection: Duration,
+    /// Never more than this share of a pool.
+    pub max_ejected_percent: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct UpstreamKeepAlive {
+    /// Idle connections kept for each endpoint by each worker.
+    pub max_idle: u32,
+    pub idle_timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Endpoint {
+    pub address: EndpointAddress,
+    pub weight: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub enum EndpointAddress {
+    Ip(SocketAddr),
+    /// Resolved by the gateway (Service type ExternalName).
+    Dns(Arc<str>, u16),
+}
+
+impl fmt::Display for EndpointAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Dns(name, port) => write!(f, "{name}:{port}"),
+        }
+    }
+}

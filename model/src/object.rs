@@ -1,0 +1,468 @@
+//! Kubernetes objects as users wrote them: the fields that Headwater uses, and [`Ignored`] for those it knows of.
+//!
+//! A field that stands in neither form is unknown to the API and is reported by the reader.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use crate::origin::{Kind, NamespacedName, ObjectKey, Origin};
+use crate::settings::GatewaySettingsSpec;
+
+/// A field of the API that Headwater knows and does not need.
+///
+/// Unlike [`IgnoredAny`] it does not count as ignored for a reader that reports unknown fields.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ignored;
+
+impl<'de> Deserialize<'de> for Ignored {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Swallow;
+        impl<'de> Visitor<'de> for Swallow {
+            type Value = Ignored;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("anything")
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Ignored, E> {
+                Ok(Ignored)
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Ignored, E> {
+                Ok(Ignored)
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<Ignored, E> {
+                Ok(Ignored)
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Ignored, E> {
+                Ok(Ignored)
+            }
+            fn visit_str<E>(self, _: &str) -> Result<Ignored, E> {
+                Ok(Ignored)
+            }
+            fn visit_unit<E>(self) -> Result<Ignored, E> {
+                Ok(Ignored)
+            }
+            fn visit_none<E>(self) -> Result<Ignored, E> {
+                Ok(Ignored)
+            }
+            fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Ignored, D::Error> {
+                Ignored::deserialize(deserializer)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Ignored, A::Error> {
+                while seq.next_element::<Ignored>()?.is_some() {}
+                Ok(Ignored)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ignored, A::Error> {
+                while map.next_entry::<IgnoredAny, Ignored>()?.is_some() {}
+                Ok(Ignored)
+            }
+        }
+        deserializer.deserialize_any(Swallow)
+    }
+}
+
+/// `metadata` of every object.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metadata {
+    pub name: Arc<str>,
+    /// Empty for cluster-scoped kinds; readers fill in `default` where a manifest is silent.
+    #[serde(default)]
+    pub namespace: Arc<str>,
+    #[serde(default)]
+    pub generation: i64,
+    /// RFC 3339; orders conflicts. Manifests in a directory may set it; without it an object counts as youngest.
+    #[serde(default)]
+    pub creation_timestamp: Option<jiff::Timestamp>,
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub uid: Ignored,
+    #[serde(default)]
+    pub resource_version: Ignored,
+    #[serde(default)]
+    pub managed_fields: Ignored,
+    #[serde(default)]
+    pub owner_references: Ignored,
+    #[serde(default)]
+    pub finalizers: Ignored,
+    #[serde(default)]
+    pub generate_name: Ignored,
+    #[serde(default)]
+    pub self_link: Ignored,
+    #[serde(default)]
+    pub deletion_timestamp: Ignored,
+    #[serde(default)]
+    pub deletion_grace_period_seconds: Ignored,
+}
+
+macro_rules! object {
+    ($(#[$doc:meta])* $name:ident { $($(#[$attr:meta])* $field:ident : $type:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        pub struct $name {
+            #[serde(default)]
+            pub api_version: Ignored,
+            #[serde(default)]
+            pub kind: Ignored,
+            pub metadata: Metadata,
+            #[serde(default)]
+            pub status: Ignored,
+            $($(#[$attr])* pub $field: $type,)*
+        }
+
+        impl $name {
+            pub fn key(&self) -> ObjectKey {
+                ObjectKey {
+                    kind: Kind::$name,
+                    id: NamespacedName { namespace: self.metadata.namespace.clone(), name: self.metadata.name.clone() },
+                }
+            }
+
+            pub fn id(&self) -> NamespacedName {
+                self.key().id
+            }
+
+            pub fn origin(&self) -> Origin {
+                Origin { key: self.key(), generation: self.metadata.generation }
+            }
+        }
+    };
+}
+
+object! {
+    /// `v1` Namespace.
+    Namespace {
+        #[serde(default)]
+        spec: Ignored,
+    }
+}
+
+object! {
+    /// `v1` Service.
+    Service {
+        #[serde(default)]
+        spec: ServiceSpec,
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceSpec {
+    /// Default ClusterIP.
+    #[serde(default, rename = "type")]
+    pub service_type: ServiceType,
+    /// `None` (the word) for a headless Service.
+    #[serde(rename = "clusterIP")]
+    pub cluster_ip: Option<String>,
+    #[serde(default, rename = "clusterIPs")]
+    pub cluster_ips: Vec<String>,
+    #[serde(default)]
+    pub ports: Vec<ServicePort>,
+    pub external_name: Option<String>,
+    #[serde(default)]
+    pub publish_not_ready_addresses: bool,
+    pub external_traffic_policy: Option<String>,
+    pub internal_traffic_policy: Option<String>,
+    #[serde(default, rename = "externalIPs")]
+    pub external_ips: Ignored,
+    #[serde(default)]
+    pub selector: Ignored,
+    #[serde(default)]
+    pub session_affinity: Ignored,
+    #[serde(default)]
+    pub session_affinity_config: Ignored,
+    #[serde(default, rename = "loadBalancerIP")]
+    pub load_balancer_ip: Ignored,
+    #[serde(default)]
+    pub load_balancer_source_ranges: Ignored,
+    #[serde(default)]
+    pub load_balancer_class: Ignored,
+    #[serde(default)]
+    pub allocate_load_balancer_node_ports: Ignored,
+    #[serde(default)]
+    pub health_check_node_port: Ignored,
+    #[serde(default)]
+    pub ip_families: Ignored,
+    #[serde(default)]
+    pub ip_family_policy: Ignored,
+    #[serde(default)]
+    pub traffic_distribution: Ignored,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum ServiceType {
+    #[default]
+    ClusterIP,
+    NodePort,
+    LoadBalancer,
+    ExternalName,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicePort {
+    pub name: Option<String>,
+    pub port: u16,
+    /// `TCP` (default), `UDP`, `SCTP`.
+    pub protocol: Option<String>,
+    /// Number or name; default: `port`.
+    pub target_port: Option<IntOrString>,
+    /// `kubernetes.io/h2c`, `https`, ... (KEP-3726).
+    pub app_protocol: Option<String>,
+    #[serde(default)]
+    pub node_port: Ignored,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[serde(untagged)]
+pub enum IntOrString {
+    Int(u16),
+    String(String),
+}
+
+object! {
+    /// `discovery.k8s.io/v1` EndpointSlice. The Service is named by label `kubernetes.io/service-name`.
+    EndpointSlice {
+        address_type: AddressType,
+        #[serde(default)]
+        endpoints: Vec<SliceEndpoint>,
+        #[serde(default)]
+        ports: Vec<EndpointPort>,
+    }
+}
+
+/// The label that names a slice's Service.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum AddressType {
+    #[default]
+    IPv4,
+    IPv6,
+    FQDN,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SliceEndpoint {
+    /// At least one; the first is the endpoint (the others are the same one by other names).
+    pub addresses: Vec<String>,
+    #[serde(default)]
+    pub conditions: EndpointConditions,
+    pub node_name: Option<String>,
+    pub zone: Option<String>,
+    #[serde(default)]
+    pub hostname: Ignored,
+    #[serde(default)]
+    pub target_ref: Ignored,
+    #[serde(default)]
+    pub hints: Ignored,
+    #[serde(default)]
+    pub deprecated_topology: Ignored,
+}
+
+/// Silent means: ready true, serving as ready, terminating false.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub struct EndpointConditions {
+    pub ready: Option<bool>,
+    pub serving: Option<bool>,
+    pub terminating: Option<bool>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointPort {
+    pub name: Option<String>,
+    pub port: Option<u16>,
+    pub protocol: Option<String>,
+    pub app_protocol: Option<String>,
+}
+
+object! {
+    /// `v1` Secret; `data` is decoded and `stringData` merged over it by the reader.
+    Secret {
+        #[serde(default, rename = "type")]
+        secret_type: String,
+        #[serde(default)]
+        data: BTreeMap<String, Base64Bytes>,
+        #[serde(default)]
+        string_data: BTreeMap<String, SecretText>,
+        #[serde(default)]
+        immutable: Ignored,
+    }
+}
+
+impl Secret {
+    /// The bytes under a key; `stringData` wins over `data`, as in the API server.
+    pub fn bytes(&self, key: &str) -> Option<&[u8]> {
+        self.string_data.get(key).map(|text| text.0.as_bytes()).or_else(|| self.data.get(key).map(|b| &b.0[..]))
+    }
+}
+
+/// Bytes written in base64 (RFC 4648, with padding); never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Base64Bytes(pub Vec<u8>);
+
+impl<'de> Deserialize<'de> for Base64Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use base64::Engine as _;
+        let text = String::deserialize(deserializer)?;
+        let packed: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+        // The value is a secret: the error does not quote it.
+        base64::engine::general_purpose::STANDARD
+            .decode(packed)
+            .map(Self)
+            .map_err(|_| serde::de::Error::custom("not base64 (plain text belongs under stringData)"))
+    }
+}
+
+impl std::fmt::Debug for Base64Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("redacted")
+    }
+}
+
+/// Text of a Secret; never printed.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct SecretText(pub String);
+
+impl std::fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("redacted")
+    }
+}
+
+object! {
+    /// `v1` ConfigMap.
+    ConfigMap {
+        #[serde(default)]
+        data: BTreeMap<String, String>,
+        #[serde(default)]
+        binary_data: Ignored,
+        #[serde(default)]
+        immutable: Ignored,
+    }
+}
+
+object! {
+    /// `networking.k8s.io/v1` IngressClass.
+    IngressClass {
+        #[serde(default)]
+        spec: IngressClassSpec,
+    }
+}
+
+/// The annotation of the default class.
+pub const DEFAULT_CLASS_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct IngressClassSpec {
+    pub controller: Option<String>,
+    pub parameters: Option<IngressClassParameters>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IngressClassParameters {
+    pub api_group: Option<String>,
+    pub kind: String,
+    pub name: String,
+    pub namespace: Option<String>,
+    /// `Cluster` (default) or `Namespace`.
+    pub scope: Option<String>,
+}
+
+object! {
+    /// `networking.k8s.io/v1` Ingress.
+    Ingress {
+        #[serde(default)]
+        spec: IngressSpec,
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IngressSpec {
+    pub ingress_class_name: Option<String>,
+    pub default_backend: Option<IngressBackend>,
+    #[serde(default)]
+    pub tls: Vec<IngressTls>,
+    #[serde(default)]
+    pub rules: Vec<IngressRule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IngressTls {
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    pub secret_name: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct IngressRule {
+    pub host: Option<String>,
+    pub http: Option<HttpIngressRuleValue>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct HttpIngressRuleValue {
+    pub paths: Vec<HttpIngressPath>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpIngressPath {
+    pub path: Option<String>,
+    pub path_type: Option<PathType>,
+    pub backend: IngressBackend,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum PathType {
+    Exact,
+    Prefix,
+    ImplementationSpecific,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct IngressBackend {
+    pub service: Option<IngressServiceBackend>,
+    pub resource: Option<TypedLocalReference>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct IngressServiceBackend {
+    pub name: String,
+    pub port: Option<ServiceBackendPort>,
+}
+
+/// Exactly one of the two.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct ServiceBackendPort {
+    pub name: Option<String>,
+    pub number: Option<u16>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TypedLocalReference {
+    pub api_group: Option<String>,
+    pub kind: String,
+    pub name: String,
+}
+
+object! {
+    /// `headwater.dev/v1alpha1` GatewaySettings.
+    GatewaySettings {
+        #[serde(default)]
+        spec: GatewaySettingsSpec,
+    }
+}
+

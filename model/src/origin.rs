@@ -1,0 +1,125 @@
+//! Names of Kubernetes objects, and where an entry of a snapshot came from.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// The kinds of object that Headwater reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Kind {
+    Namespace,
+    Service,
+    EndpointSlice,
+    Secret,
+    ConfigMap,
+    IngressClass,
+    Ingress,
+    GatewaySettings,
+}
+
+impl Kind {
+    /// Every kind, in the order in which references point: later kinds refer to earlier ones.
+    pub const ALL: [Self; 8] = [
+        Self::Namespace,
+        Self::Secret,
+        Self::ConfigMap,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::GatewaySettings,
+        Self::IngressClass,
+        Self::Ingress,
+    ];
+
+    /// The `kind` as written in a manifest.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+            Self::IngressClass => "IngressClass",
+            Self::Ingress => "Ingress",
+            Self::GatewaySettings => "GatewaySettings",
+        }
+    }
+
+    /// The `apiVersion` under which Headwater reads the kind.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::Namespace | Self::Service | Self::Secret | Self::ConfigMap => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::Ingress | Self::IngressClass => "networking.k8s.io/v1",
+            Self::GatewaySettings => "headwater.dev/v1alpha1",
+        }
+    }
+
+    /// Whether objects of the kind live in a namespace.
+    pub fn is_namespaced(self) -> bool {
+        !matches!(self, Self::Namespace | Self::IngressClass)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Namespace and name of an object whose kind is known from the context.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct NamespacedName {
+    /// Empty for cluster-scoped kinds.
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+}
+
+impl NamespacedName {
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for NamespacedName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// One object among all: kind, namespace, name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ObjectKey {
+    pub kind: Kind,
+    #[serde(flatten)]
+    pub id: NamespacedName,
+}
+
+impl ObjectKey {
+    pub fn new(kind: Kind, namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { kind, id: NamespacedName::new(namespace, name) }
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    /// `Ingress shop/web`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.id)
+    }
+}
+
+/// The object, and the generation of its spec, that an entry of a snapshot was derived from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Origin {
+    #[serde(flatten)]
+    pub key: ObjectKey,
+    /// `metadata.generation`; 0 for manifests in a directory.
+    pub generation: i64,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.key.fmt(f)
+    }
+}

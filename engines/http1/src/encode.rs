@@ -92,6 +92,7 @@ pub fn write_request_line(method: &[u8], target: &[u8], version: Version, out: &
 ///
 /// A status outside 100 to 999 is not a status: it is written as 500.
 pub fn write_status_line(status: u16, out: &mut Vec<u8>) {
+    let status = if (100..=999).contains(&status) { status } else { 500 };
     write_status_line_with_reason(status, reason_phrase(status).as_bytes(), out);
 }
 

@@ -137,8 +137,9 @@ pub(crate) struct FieldSection {
     pub(crate) chunked: bool,
     close: bool,
     keep_alive: bool,
-    pub(crate) upgrade_listed: bool,
-    pub(crate) upgrade: Option<Span>,
+    upgrade_listed: bool,
+    upgrade: Option<Span>,
+    upgrade_repeated: bool,
     pub(crate) te_trailers: bool,
 }
 
@@ -153,6 +154,7 @@ impl FieldSection {
             keep_alive: false,
             upgrade_listed: false,
             upgrade: None,
+            upgrade_repeated: false,
             te_trailers: false,
         }
     }
@@ -201,13 +203,12 @@ impl FieldSection {
             }
             HeaderId::Connection => self.read_connection(window, header.value, sender, limits)?,
             HeaderId::Upgrade => {
-                if self.upgrade.is_some() {
-                    return Err(FramingError::RepeatedUpgrade);
-                }
-                if !is_protocol_list(value) {
-                    return Err(FramingError::InvalidUpgrade);
-                }
+                // Upstreams advertise protocols in any response; there it only matters in a 101.
+                self.upgrade_repeated |= self.upgrade.is_some();
                 self.upgrade = Some(header.value);
+                if sender == Sender::Downstream {
+                    self.agreed_upgrade(window)?;
+                }
             }
             HeaderId::Te => {
                 self.te_trailers |= value.split(|&b| b == b',').any(|e| trim(e).eq_ignore_ascii_case(b"trailers"));
@@ -285,6 +286,16 @@ impl FieldSection {
         }
     }
 
+    /// `Upgrade`, if `Connection` lists it and it names a protocol. RFC 9110 section 7.8.
+    pub(crate) fn agreed_upgrade(&self, window: &[u8]) -> Result<Option<Span>, FramingError> {
+        let Some(span) = self.upgrade else { return Ok(None) };
+        if self.upgrade_repeated {
+            return Err(FramingError::RepeatedUpgrade);
+        }
+        let protocols = count_protocols(span.of(window)).ok_or(FramingError::InvalidUpgrade)?;
+        Ok((self.upgrade_listed && protocols > 0).then_some(span))
+    }
+
     /// RFC 9112 section 9.3.
     pub(crate) fn is_persistent(&self, version: Version) -> bool {
         !self.close && (version == Version::Http11 || self.keep_alive)
@@ -328,13 +339,40 @@ fn coding_error(value: &[u8]) -> FramingError {
     FramingError::UnsupportedTransferCoding
 }
 
-/// `1#( token [ "/" token ] )`: RFC 9110 section 7.8.
-fn is_protocol_list(value: &[u8]) -> bool {
-    value.split(|&byte| byte == b',').all(|element| {
-        let element = trim(element);
-        match memchr::memchr(b'/', element) {
+/// Length of a list of `token [ "/" token ]`, in which elements may be empty; `None` if it is anything else.
+fn count_protocols(value: &[u8]) -> Option<usize> {
+    let mut count = 0;
+    for element in value.split(|&byte| byte == b',').map(trim).filter(|element| !element.is_empty()) {
+        let slash = memchr::memchr(b'/', element);
+        let valid = match slash {
             Some(slash) => class::is_token(&element[..slash]) && class::is_token(&element[slash + 1..]),
             None => class::is_token(element),
+        };
+        if !valid {
+            return None;
         }
-    })
+        count += 1;
+    }
+    Some(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Line feeds put where the search has already been must not be found: those bytes are not looked at again.
+    #[test]
+    fn no_byte_is_searched_for_a_line_end_twice() {
+        let mut lines = Lines::default();
+        let mut window = Vec::new();
+        for _ in 0..70_000 {
+            window.push(b'a');
+            assert_eq!(lines.next(&window), Ok(None));
+            let last = window.len() - 1;
+            window[last] = b'\n';
+        }
+        window.extend_from_slice(b"\r\n");
+        assert_eq!(lines.next(&window), Ok(Some((0, 70_000))));
+        assert_eq!(lines.next(&window), Ok(None));
+    }
 }

@@ -442,8 +442,9 @@ impl RequestHead {
         };
         self.expect_continue &= !matches!(self.framing, BodyFraming::None | BodyFraming::Length(0));
         self.keep_alive = self.fields.is_persistent(self.version);
-        if self.fields.upgrade_listed && self.version == Version::Http11 {
-            self.upgrade = self.fields.upgrade;
+        // HTTP/1.0 requests cannot upgrade: RFC 9110 section 7.8.
+        if self.version == Version::Http11 {
+            self.upgrade = self.fields.agreed_upgrade(window)?;
         }
         if !self.fields.nominated.is_empty() {
             self.fields.mark_nominated(window);

@@ -227,8 +227,8 @@ impl ResponseHead {
             None => ResponseFraming::UntilClose,
         };
         self.keep_alive = fields.is_persistent(self.version) && self.framing != ResponseFraming::UntilClose;
-        if self.status == 101 && fields.upgrade_listed {
-            self.upgrade = fields.upgrade;
+        if self.status == 101 {
+            self.upgrade = fields.agreed_upgrade(window)?;
         }
         if !fields.nominated.is_empty() {
             fields.mark_nominated(window);

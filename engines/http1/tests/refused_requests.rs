@@ -124,7 +124,9 @@ fn header_lines_of_smuggling_attempts_are_refused_for_their_own_reason() {
         ("Connection: \"close\"\r\n", framing(InvalidConnection)),
         ("Upgrade: websocket\r\nUpgrade: h2c\r\n", framing(RepeatedUpgrade)),
         ("Upgrade: web socket\r\n", framing(InvalidUpgrade)),
-        ("Upgrade:\r\n", framing(InvalidUpgrade)),
+        ("Upgrade: /1\r\n", framing(InvalidUpgrade)),
+        ("Upgrade: a/b/c\r\n", framing(InvalidUpgrade)),
+        ("Upgrade:\r\nUpgrade: h2c\r\n", framing(RepeatedUpgrade)),
         ("Expect: 200-ok\r\n", UnsupportedExpectation),
         ("Expect: 100-continue, x\r\n", UnsupportedExpectation),
         // host

@@ -137,7 +137,7 @@ impl Host {
             process::serve(&taken);
         })?;
         let namespace = told.recv().map_err(|_| anyhow!("thread of host {name} has ended"))?;
-        let namespace = namespace.with_context(|| format!("host {name}"))?;
+        let namespace = namespace.map_err(|error| anyhow!("host {name}: {error:#}"))?;
         let inner = Inner { name: name.to_owned(), namespace, orders, logs: Mutex::default() };
         let host = Self(Arc::new(inner));
         host.ip("link set lo up")?;

@@ -15,6 +15,7 @@
 //! # }
 //! ```
 
+pub mod ask;
 pub mod certs;
 pub mod client;
 pub mod dial;

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use anyhow::Result;
+use headwater_testkit::ask::{Protocol, ask};
 use headwater_testkit::certs::Authority;
 use headwater_testkit::client::{RawClient, ask_udp};
 use headwater_testkit::dial::{Dial, Tls};
@@ -14,55 +15,41 @@ use headwater_testkit::response::Seen;
 use headwater_testkit::websocket::WebSocket;
 use headwater_testkit::{Whoami, grpc};
 
-/// The ways in that one HTTP port has; `tls` says whether the connection is one.
-fn ways(origin: &Origin) -> [(&'static str, Dial); 2] {
-    let plain = Dial::to(origin.address());
-    [("plain", plain.clone()), ("TLS", plain.tls(Tls::new("a.test")))]
-}
-
-fn with_alpn(mut dial: Dial, protocol: &str) -> Dial {
-    dial.tls = dial.tls.map(|tls| tls.alpn(&[protocol]));
-    dial
-}
-
 #[test]
 fn every_protocol_reports_its_peer_its_proxy_header_and_its_tls() -> Result<()> {
     let leaf = Authority::new("authority")?.leaf(&["a.test"])?;
     let origin = Origin::https("one", &leaf)?;
     let source: IpAddr = "127.0.0.5".parse()?;
     let header = V2::tcp("192.0.2.7:1234".parse()?, "198.51.100.1:443".parse()?).authority("b.test").crc().build();
-    for (way, dial) in ways(&origin) {
-        let dial = dial.source(source).preamble(&header);
-        let get = "GET /x HTTP/1.1\r\nHost: a.test\r\nX-Mark: m\r\n\r\n";
-        let metadata = [("x-mark", "m")];
-        let seen: Vec<(&str, &str, Seen)> = vec![
-            ("HTTP/1.1", "http/1.1", RawClient::open(&with_alpn(dial.clone(), "http/1.1"))?.request(get)?.seen()?),
-            ("HTTP/2", "h2", {
-                let request = Request::get("a.test", "/x").header("x-mark", "m");
-                http2::request(&with_alpn(dial.clone(), "h2"), request)?.seen()?
-            }),
-            ("HTTP/2", "h2", {
-                grpc::unary(&with_alpn(dial.clone(), "h2"), "a.test", grpc::ASK, b"", &metadata)?.seen()?
-            }),
-            ("HTTP/1.1", "http/1.1", {
-                WebSocket::open(&with_alpn(dial.clone(), "http/1.1"), "a.test", "/x", &metadata)?.seen()?
-            }),
-        ];
-        for (proto, alpn, seen) in seen {
-            assert_eq!(seen.text("proto"), proto, "{way}");
-            assert_eq!(seen.text("host"), "a.test", "{way} {proto}");
-            assert_eq!(seen.peer()?.ip(), source, "{way} {proto}");
-            assert_eq!(seen.proxy_source(), Some("192.0.2.7:1234".parse()?), "{way} {proto}");
-            assert_eq!(seen.0["proxy"]["tlvs"][0]["text"], "b.test", "{way} {proto}");
-            assert_eq!(seen.header("X-Mark").as_deref(), Some("m"), "{way} {proto}");
-            match dial.tls {
-                None => assert!(seen.0["tls"].is_null(), "{way} {proto}"),
-                Some(_) => {
-                    assert_eq!(seen.0["tls"]["sni"], "a.test", "{proto}");
-                    assert_eq!(seen.0["tls"]["alpn"], alpn, "{proto}");
-                }
+    let plain = Dial::to(origin.address()).source(source).preamble(&header);
+    for dial in [plain.clone(), plain.tls(Tls::new("a.test"))] {
+        for protocol in Protocol::ALL {
+            let what = format!("{protocol:?} {:?}", dial.tls);
+            let seen = ask(protocol, &dial, "a.test", &[("X-Mark", "m"), ("X-Mark", "n")])?;
+            let proto = if protocol.alpn() == "h2" { "HTTP/2" } else { "HTTP/1.1" };
+            assert_eq!(seen.text("proto"), proto, "{what}");
+            assert_eq!(seen.text("host"), "a.test", "{what}");
+            assert_eq!(seen.peer()?.ip(), source, "{what}");
+            assert_eq!(seen.proxy_source(), Some("192.0.2.7:1234".parse()?), "{what}");
+            assert_eq!(seen.0["proxy"]["tlvs"][0]["text"], "b.test", "{what}");
+            assert_eq!(seen.header("x-mark").as_deref(), Some("m, n"), "{what}");
+            if dial.tls.is_some() {
+                assert_eq!(seen.0["tls"]["sni"], "a.test", "{what}");
+                assert_eq!(seen.0["tls"]["alpn"], protocol.alpn(), "{what}");
+            } else {
+                assert!(seen.0["tls"].is_null(), "{what}");
             }
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_answer_that_is_no_report_is_an_error_with_its_status() -> Result<()> {
+    let origin = RawOrigin::answering("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")?;
+    for protocol in [Protocol::Http1, Protocol::WebSocket] {
+        let error = format!("{:#}", ask(protocol, &Dial::to(origin.address()), "a.test", &[]).unwrap_err());
+        assert!(error.contains("403"), "{protocol:?}: {error}");
     }
     Ok(())
 }

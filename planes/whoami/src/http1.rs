@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -18,6 +18,9 @@ use crate::websocket;
 
 /// How long a connection may be idle, or a head or a piece of a body under way.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
+/// How much and how long is still read from a client whose request was refused.
+const MAX_DISCARDED: u64 = 1 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Serves requests until the client or `stop` ends the connection.
 pub(crate) async fn serve<T: Transport>(
@@ -73,6 +76,13 @@ async fn refuse<T: Transport>(reader: &mut Reader<T>, error: ReadError) -> Resul
     );
     reader.io.write_all(answer.as_bytes()).await?;
     reader.io.shutdown().await?;
+    // Closing with input unread would reset the connection, and the answer might never be seen.
+    let discard = async {
+        let mut rest = (&mut reader.io).take(MAX_DISCARDED);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    // The connection ends either way.
+    let _ = timeout(DISCARD_TIMEOUT, discard).await;
     Err(error)
 }
 
@@ -120,7 +130,7 @@ async fn exchange<T: Transport>(
     tokio::time::sleep(wanted.delay).await;
     let request = request(&head);
     let report = request.report(connection, received, &body.trailers);
-    tracing::debug!(peer = %connection.peer, method = head.method, target = head.target, "request");
+    tracing::info!(peer = %connection.peer, method = head.method, target = head.target, "request");
     let (content_type, content) = match error {
         Some(error) => {
             wanted.status = 400;

@@ -81,7 +81,7 @@ async fn stream(
 ) {
     let (head, body) = request.into_parts();
     let request = describe(&head);
-    tracing::debug!(peer = %connection.peer, method = request.method, target = request.target, "request");
+    tracing::info!(peer = %connection.peer, method = request.method, target = request.target, "request");
     let content_type = head.headers.get("content-type").map_or(&b""[..], |value| value.as_bytes());
     let outcome = if content_type.starts_with(b"application/grpc") {
         grpc::serve(request, body, &mut respond, &connection).await

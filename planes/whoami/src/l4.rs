@@ -61,6 +61,8 @@ pub(crate) async fn serve_tcp<T: Transport>(
     };
     let mut line = serde_json::to_string(&report).expect("a report has only string keys");
     line.push('\n');
+    let source = connection.proxy.as_ref().and_then(|proxy| proxy.source).map(tracing::field::display);
+    tracing::info!(peer = %connection.peer, proxy_source = source, "connection");
     let (mut reader, mut writer) = tokio::io::split(stream);
     writer.write_all(line.as_bytes()).await?;
     writer.flush().await?;
@@ -83,7 +85,7 @@ pub(crate) async fn serve_udp(socket: UdpSocket, whoami: &Whoami, mut stop: watc
         let Ok((length, from)) = received else { continue };
         let Ok(local) = socket.local_addr() else { return };
         let answer = datagram(whoami, local, from, &buffer[..length]);
-        tracing::debug!(peer = %from, bytes = length, "datagram");
+        tracing::info!(peer = %from, bytes = length, "datagram");
         if let Err(error) = socket.send_to(answer.as_bytes(), from).await {
             tracing::debug!(peer = %from, %error, "answer not sent");
         }

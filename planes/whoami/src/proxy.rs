@@ -375,6 +375,24 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_behind_a_signature_are_decoded_within_their_length(
+            tail in proptest::collection::vec(proptest::num::u8::ANY, 0..300),
+            right in proptest::bool::ANY,
+        ) {
+            let mut bytes = SIGNATURE.to_vec();
+            if right {
+                bytes.extend([0x21, 0x11, 0, tail.len().min(200) as u8]);
+            }
+            bytes.extend(tail);
+            if let Ok(Decoded::Header(header, n)) = decode(&bytes) {
+                proptest::prop_assert!(n <= bytes.len());
+                proptest::prop_assert_eq!(decode(&bytes[..n]), Ok(Decoded::Header(header, n)));
+            }
+        }
+    }
+
     #[test]
     fn every_cut_of_a_header_is_incomplete_and_other_bytes_are_absent() {
         for whole in [b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n".to_vec(), v2(0x21, 0x11, &TCP4)] {

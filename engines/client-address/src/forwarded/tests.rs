@@ -69,6 +69,8 @@ fn commas_in_quotes_do_not_divide_elements() {
         (r#"for=a, for=b"#, &["for=b", "for=a"][..]),
         (r#"for="a,b";x=1,for=c"#, &["for=c", r#"for="a,b";x=1"#]),
         (r#"for="a\",b", for=c"#, &["for=c", r#"for="a\",b""#]),
+        (r#"for="a,\"b", for=c"#, &["for=c", r#"for="a,\"b""#]),
+        (r#"for="a,\\\"b", for=c"#, &["for=c", r#"for="a,\\\"b""#]),
         (r#"for="a\\", for=c"#, &["for=c", r#"for="a\\""#]),
         (r#"for="a\\\",", for=c"#, &["for=c", r#"for="a\\\",""#]),
         // An open quote on the left does not swallow what a proxy appended.

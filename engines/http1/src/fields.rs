@@ -61,11 +61,6 @@ impl Lines {
         self.line = line_feed + 1;
         Ok(Some((start, line_feed - 1)))
     }
-
-    /// Whether `window` cannot be the continuation of what was searched before.
-    pub(crate) fn is_beyond(&self, window: &[u8]) -> bool {
-        self.searched.max(self.line) > window.len()
-    }
 }
 
 /// Parses the header line at `start..end` of `window`. RFC 9112 section 5.

@@ -270,7 +270,7 @@ impl RequestHead {
     fn advance(&mut self, buf: &[u8], limits: &Limits) -> Result<Status, RequestError> {
         let most = limits.max_head_bytes.min(u32::MAX as usize);
         let window = &buf[..buf.len().min(most)];
-        if self.lines.phase == Phase::Idle || self.lines.is_beyond(window) {
+        if self.lines.phase == Phase::Idle {
             self.reset();
             self.lines.phase = Phase::Leading;
         }

@@ -266,6 +266,8 @@ fn limits_hold_to_the_byte_however_the_head_arrives() {
     let cases: &[(String, Option<RequestError>)] = &[
         (request(16, ""), None),
         (request(17, ""), Some(RequestLineTooLong)),
+        (format!("\r\n{}", request(16, "")), None),
+        (format!("\r\n{}", request(17, "")), Some(RequestLineTooLong)),
         (format!("GET /{}", "p".repeat(500)), Some(RequestLineTooLong)),
         (request(0, &format!("X: {}\r\n", "v".repeat(68))), None),
         (request(0, &format!("X: {}\r\n", "v".repeat(69))), Some(HeadTooLarge)),
@@ -283,5 +285,10 @@ fn limits_hold_to_the_byte_however_the_head_arrives() {
             .map(|end| parse_request(&bytes.as_bytes()[..end], &limits, &mut head))
             .find(|outcome| *outcome != Ok(Status::Partial));
         assert_eq!(bytewise, Some(expected), "{bytes:?}");
+        if bytes.len() > limits.max_head_bytes {
+            // No need to wait for a byte that would not be read anyway.
+            let full = parse_request(&bytes.as_bytes()[..limits.max_head_bytes], &limits, &mut RequestHead::new());
+            assert_eq!(full, expected, "{bytes:?}");
+        }
     }
 }

@@ -1,1 +1,10 @@
+//! Sockets as the planes need them: listeners, connections, TLS, and bytes moved by the kernel.
+//!
+//! Works on any tokio runtime with `net` and `time`; [`resolve::resolve`] also needs its blocking pool.
 
+pub mod connect;
+pub mod limits;
+pub mod listen;
+pub mod resolve;
+pub mod splice;
+pub mod tls;

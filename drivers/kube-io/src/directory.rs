@@ -1,0 +1,12 @@
+//! A directory of manifests as a source of objects.
+
+mod reading;
+mod scan;
+mod source;
+mod store;
+mod walk;
+mod watch;
+
+pub use reading::{Reading, fuzz_read, read_dir, read_str};
+pub use source::{Batch, DirectoryError, DirectorySource};
+pub use store::UnknownKind;

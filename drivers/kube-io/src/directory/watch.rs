@@ -1,0 +1,131 @@
+//! The kernel's word that something changed: one watch for each directory, and a mailbox of the paths it named.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use headwater_model::finding::Finding;
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+
+use super::scan::{Look, unwatched};
+
+/// Most paths that wait to be looked at; with more of them everything is.
+const MAX_PENDING: usize = 1024;
+
+/// What the kernel told and nobody has looked at yet.
+#[derive(Default)]
+pub(crate) struct Mailbox {
+    pending: Mutex<Look>,
+    news: Notify,
+}
+
+impl Mailbox {
+    fn with<T>(&self, f: impl FnOnce(&mut Look) -> T) -> T {
+        f(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn put(&self, event: notify::Result<Event>) {
+        self.with(|look| match event {
+            Ok(event) if event.need_rescan() => look.all = true,
+            Ok(event) if is_change(event.kind) => look.paths.extend(event.paths),
+            Ok(_) => {}
+            Err(_) => look.all = true,
+        });
+        self.with(|look| {
+            if look.paths.len() > MAX_PENDING {
+                look.all = true;
+            }
+            if look.all || !look.paths.is_empty() {
+                self.news.notify_one();
+            }
+        });
+    }
+
+    pub(crate) fn look_at_all(&self) {
+        self.with(|look| look.all = true);
+        self.news.notify_one();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.with(|look| *look == Look::default())
+    }
+
+    pub(crate) fn take(&self) -> Look {
+        self.with(std::mem::take)
+    }
+
+    /// Comes back when something was put in since it last did.
+    pub(crate) async fn news(&self) {
+        self.news.notified().await;
+    }
+}
+
+/// Whether the event can mean other content. Reading is none, least of all our own.
+fn is_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        _ => true,
+    }
+}
+
+/// The watched directories.
+pub(crate) struct DirectoryWatch {
+    watcher: RecommendedWatcher,
+    /// With device and inode: a directory that was replaced needs a new watch.
+    watched: BTreeMap<PathBuf, (u64, u64)>,
+}
+
+impl DirectoryWatch {
+    pub(crate) fn new(mailbox: Arc<Mailbox>) -> notify::Result<Self> {
+        let watcher = notify::recommended_watcher(move |event| mailbox.put(event))?;
+        Ok(Self { watcher, watched: BTreeMap::new() })
+    }
+
+    /// Drops the watches on directories that events named: they may be another directory by now.
+    pub(crate) fn forget(&mut self, named: &HashSet<PathBuf>) {
+        for path in named {
+            if self.watched.remove(path).is_some() {
+                // The kernel may have dropped the watch by itself, with the directory.
+                let _ = self.watcher.unwatch(path);
+            }
+        }
+    }
+
+    /// Watches these directories and no others. True if one is watched that was not before.
+    pub(crate) fn follow(&mut self, directories: &BTreeMap<PathBuf, (u64, u64)>, notes: &mut Vec<Finding>) -> bool {
+        notes.clear();
+        let stale: Vec<PathBuf> = self
+            .watched
+            .iter()
+            .filter(|(path, id)| directories.get(*path) != Some(id))
+            .map(|(path, _)| path.clone())
+            .collect();
+        self.forget(&stale.into_iter().collect());
+        let mut any = false;
+        for (path, id) in directories {
+            if self.watched.contains_key(path) {
+                continue;
+            }
+            match self.watcher.watch(path, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.watched.insert(path.clone(), *id);
+                    any = true;
+                }
+                Err(error) if Path::new(path).exists() => notes.push(unwatched(path, &why(&error))),
+                Err(_) => {}
+            }
+        }
+        any
+    }
+}
+
+fn why(error: &notify::Error) -> String {
+    match &error.kind {
+        notify::ErrorKind::MaxFilesWatch => "fs.inotify.max_user_watches is reached; raise it".to_owned(),
+        notify::ErrorKind::Io(error) => super::walk::reason(error),
+        other => format!("{other:?}").to_ascii_lowercase(),
+    }
+}

@@ -11,9 +11,9 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// A buffer longer than this is handed over.
 const FLUSH_SIZE: usize = 32 << 10;
@@ -66,7 +66,8 @@ pub struct AccessLogSink {
     /// Present until closed.
     sender: Option<SyncSender<Batch>>,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    /// Disconnected once the writer has written everything.
+    finished: Receiver<()>,
 }
 
 impl AccessLogSink {
@@ -95,11 +96,15 @@ impl AccessLogSink {
         let (sender, batches) = sync_channel(WAITING_BATCHES);
         let shared = Arc::new(Shared { spare: Mutex::new(Vec::new()), dropped: AtomicU64::new(0) });
         let for_writer = shared.clone();
-        let thread = std::thread::Builder::new()
+        let (writing, finished) = sync_channel::<()>(0);
+        std::thread::Builder::new()
             .name("access-log".into())
-            .spawn(move || write(out, &batches, &for_writer))
+            .spawn(move || {
+                write(out, &batches, &for_writer);
+                drop(writing);
+            })
             .map_err(|source| AccessLogError::Thread { source })?;
-        Ok(Self { sender: Some(sender), shared, thread: Some(thread) })
+        Ok(Self { sender: Some(sender), shared, finished })
     }
 
     /// A buffer for one worker.
@@ -119,13 +124,13 @@ impl AccessLogSink {
         move || shared.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything handed over is written. Blocks until the last [`LineBuffer`] is dropped.
-    pub fn close(mut self) {
+    /// Waits until everything handed over is written, or `patience` is over, and says whether it is. Blocks.
+    ///
+    /// The end comes when the last [`LineBuffer`] is dropped; a stalled output keeps its thread until the process ends.
+    pub fn close(mut self, patience: Duration) -> bool {
         self.sender = None;
-        if let Some(thread) = self.thread.take() {
-            // The writer does not panic; if it did, there is nothing left to wait for.
-            let _ = thread.join();
-        }
+        // Nothing is ever sent: the writer ends by dropping its side.
+        self.finished.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected)
     }
 }
 
@@ -200,6 +205,8 @@ mod tests {
 
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     /// Passes on what is written; blocks while nobody takes it.
     struct Held(SyncSender<Vec<u8>>);
 
@@ -237,7 +244,7 @@ mod tests {
             worker.join().unwrap();
         }
         assert_eq!(sink.dropped_lines(), 0);
-        sink.close();
+        assert!(sink.close(PATIENCE));
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.lines().next(), Some("before"), "appended");
         for worker in 0..4 {
@@ -263,7 +270,7 @@ mod tests {
         assert!((99..=100).contains(&dropped()), "{}", dropped());
         drop(lines);
         let reader = std::thread::spawn(move || written.iter().count() as u64);
-        sink.close();
+        assert!(sink.close(PATIENCE));
         assert_eq!(reader.join().unwrap() + dropped(), sent, "every line is written or counted");
     }
 
@@ -279,7 +286,7 @@ mod tests {
             lines.flush();
         }
         drop(lines);
-        sink.close();
+        assert!(sink.close(PATIENCE));
         assert_eq!(dropped(), 10);
     }
 
@@ -295,9 +302,20 @@ mod tests {
         lines.line(|out| out.resize(out.len() + 10 * MAX_SPARE_SIZE, b'z'));
         drop(lines);
         let shared = sink.shared.clone();
-        sink.close();
+        assert!(sink.close(PATIENCE));
         let spare = shared.spare.lock().unwrap();
         assert!(!spare.is_empty() && spare.iter().all(|b| b.is_empty() && b.capacity() <= MAX_SPARE_SIZE));
+    }
+
+    #[test]
+    fn a_stalled_output_does_not_keep_the_process() {
+        let (sender, written) = mpsc::sync_channel(0);
+        let sink = AccessLogSink::new(Held(sender)).unwrap();
+        let mut lines = sink.buffer();
+        lines.line(|out| out.extend_from_slice(b"stuck"));
+        drop(lines);
+        assert!(!sink.close(Duration::from_millis(20)));
+        assert_eq!(written.recv().unwrap(), b"stuck\n");
     }
 
     #[test]

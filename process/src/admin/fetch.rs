@@ -35,7 +35,7 @@ pub fn fetch(address: SocketAddr, path: &str) -> Result<String, FetchError> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         // HTTP/1.0: one answer, never chunked, then the end.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
         stream.take(MAX_ANSWER).read_to_end(answer)
     };
     exchange(&mut stream, &mut answer).map_err(|source| FetchError::Read { address, source })?;

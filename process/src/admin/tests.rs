@@ -122,8 +122,12 @@ fn who_cannot_answer_is_named() {
     let stranger = std::thread::spawn(move || {
         for answer in ["SSH-2.0-x\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"] {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut head = [0; 256];
-            let _ = stream.read(&mut head).unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
             stream.write_all(answer.as_bytes()).unwrap();
         }
     });

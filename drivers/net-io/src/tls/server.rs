@@ -87,6 +87,12 @@ impl ServerTls {
         &self.config
     }
 
+    /// The parsed form of a certificate in use.
+    #[cfg(test)]
+    pub(super) fn key(&self, certificate: &Arc<Certificate>) -> Option<&Arc<CertifiedKey>> {
+        self.keys.get(&Identity(certificate.clone()))?.as_ref().ok()
+    }
+
     /// The handshake with a client, within `timeout`. The client was sent an alert when it fails.
     ///
     /// # Errors

@@ -410,3 +410,29 @@ async fn the_timeout_covers_the_handshake() {
     let error = connect_tls(address, &tls, None, b"", Duration::from_millis(50)).await.unwrap_err();
     assert_eq!(error.kind, ConnectErrorKind::TimedOut, "{error:?}");
 }
+
+#[test]
+fn only_a_changed_certificate_is_parsed_again() {
+    let (kept, broken) = (certificate("kept", &["kept.test"]), certificate("broken", &["broken.test"]));
+    let broken = Arc::new(Certificate { chain: vec![b"garbage".to_vec()], ..(*broken).clone() });
+    let edited = |names: &[&str]| Arc::new((*certificate("edited", names)).clone());
+    let (before, after) = (edited(&["a.test"]), edited(&["a.test", "b.test"]));
+    let first = ServerTls::new(
+        &termination(&[("kept.test", &[&kept]), ("broken.test", &[&broken]), ("a.test", &[&before])]),
+        None,
+    )
+    .unwrap();
+    let second = ServerTls::new(
+        &termination(&[("kept.test", &[&kept]), ("broken.test", &[&broken]), ("a.test", &[&after])]),
+        Some(&first),
+    )
+    .unwrap();
+    let same = |certificate| match (first.key(certificate), second.key(certificate)) {
+        (Some(before), Some(after)) => Arc::ptr_eq(before, after),
+        _ => false,
+    };
+    assert!(same(&kept), "parsed twice");
+    assert!(second.key(&before).is_none(), "held although nothing names it");
+    assert!(first.key(&after).is_none() && second.key(&after).is_some());
+    assert_eq!(second.faults().len(), 1, "a fault stays one");
+}

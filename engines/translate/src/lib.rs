@@ -1,1 +1,30 @@
+//! Kubernetes objects -> what the gateway serves, and what is wrong with the objects.
+//!
+//! Pure and total: the same objects give the same snapshot, and a faulty object yields findings and entries that refuse
+//! traffic, never a missing gateway. [`Translator::apply`] costs what changed.
 
+mod annotation_names;
+mod annotations;
+mod certificate;
+mod class;
+mod client_address;
+mod conflict;
+mod environment;
+mod findings;
+mod host;
+mod hosts;
+mod ingress;
+mod nginx_config_map;
+mod nginx_keys;
+mod options;
+mod path;
+mod pools;
+mod precedence;
+mod references;
+mod service;
+mod settings;
+mod tls;
+mod translator;
+
+pub use options::{CONTROLLER, Options};
+pub use translator::{Translation, Translator};

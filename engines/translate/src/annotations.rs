@@ -1,0 +1,206 @@
+//! Annotations of an Ingress, as ingress-nginx names them.
+
+use std::collections::BTreeMap;
+
+use headwater_model::finding::Finding;
+use headwater_model::gateway::{Balance, HashKey};
+use headwater_model::origin::ObjectKey;
+
+use crate::annotation_names::{GUARDS, PREFIX, is_known};
+use crate::service::Speech;
+
+/// What the annotations of one Ingress say.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Annotations {
+    pub(crate) ssl_redirect: Option<bool>,
+    pub(crate) force_ssl_redirect: Option<bool>,
+    pub(crate) preserve_trailing_slash: bool,
+    /// `backend-protocol`.
+    pub(crate) protocol: Option<BackendProtocol>,
+    pub(crate) balance: Option<Balance>,
+    /// A canary never serves on its own.
+    pub(crate) canary: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum BackendProtocol {
+    Known(Speech),
+    /// Known to ingress-nginx or to nobody; backends are refused rather than spoken to in the wrong protocol.
+    Unsupported,
+}
+
+/// Reads the annotations under [`PREFIX`]; others are not looked at.
+pub(crate) fn read(object: &ObjectKey, annotations: &BTreeMap<String, String>) -> (Annotations, Vec<Finding>) {
+    let mut read = Annotations::default();
+    let mut findings = Vec::new();
+    let under_prefix = annotations.range(PREFIX.to_owned()..).take_while(|(name, _)| name.starts_with(PREFIX));
+    for (full_name, value) in under_prefix {
+        let name = &full_name[PREFIX.len()..];
+        let mut find = |finding: Finding| findings.push(finding.at(format!("metadata.annotations[{full_name}]")));
+        let boolean = |find: &mut dyn FnMut(Finding)| {
+            let parsed = parse_bool(value);
+            if parsed.is_none() {
+                find(invalid_value(object, value, "true or false", "the default is used"));
+            }
+            parsed
+        };
+        match name {
+            "ssl-redirect" => read.ssl_redirect = boolean(&mut find),
+            "force-ssl-redirect" => read.force_ssl_redirect = boolean(&mut find),
+            "preserve-trailing-slash" => read.preserve_trailing_slash = boolean(&mut find).unwrap_or(false),
+            "canary" => {
+                read.canary = boolean(&mut find).unwrap_or(true);
+                if read.canary {
+                    let message = "canary Ingresses are not available yet; this one is not served";
+                    find(Finding::warning("NotImplemented", object.clone(), message));
+                }
+            }
+            "backend-protocol" => {
+                let protocol = backend_protocol(value);
+                if protocol == BackendProtocol::Unsupported {
+                    let effect = "its backends are refused with 503";
+                    find(invalid_value(object, value, "HTTP, HTTPS, GRPC or GRPCS", effect));
+                }
+                read.protocol = Some(protocol);
+            }
+            // What is hashed says more than how to balance.
+            "load-balance" if matches!(read.balance, Some(Balance::Hash(_))) => {}
+            "load-balance" => match load_balance(value) {
+                Some(balance) => read.balance = Some(balance),
+                None => find(invalid_value(object, value, "round_robin or ewma", "the default is used")),
+            },
+            "upstream-hash-by" if value.trim().is_empty() => {}
+            "upstream-hash-by" => match hash_by(value) {
+                Some(key) => read.balance = Some(Balance::Hash(key)),
+                None => find(Finding::warning(
+                    "NotImplemented",
+                    object.clone(),
+                    format!(
+                        "{value:?} cannot be hashed yet ($remote_addr, $http_NAME and $cookie_NAME can); the default balancing is used"
+                    ),
+                )),
+            },
+            name => find(unimplemented(object, name)),
+        }
+    }
+    (read, findings)
+}
+
+fn invalid_value(object: &ObjectKey, value: &str, expected: &str, effect: &str) -> Finding {
+    let shown: String = value.chars().take(100).collect();
+    Finding::error("InvalidValue", object.clone(), format!("{shown:?} is not {expected}; {effect}"))
+}
+
+fn unimplemented(object: &ObjectKey, name: &str) -> Finding {
+    if !is_known(name) {
+        return Finding::warning(
+            "UnknownAnnotation",
+            object.clone(),
+            format!("{PREFIX}{name} is not an annotation of ingress-nginx; it has no effect"),
+        )
+        .mend("correct its name, or remove it");
+    }
+    let message = if GUARDS.contains(&name) {
+        format!("{PREFIX}{name} is not available yet: requests are served WITHOUT this protection")
+    } else {
+        format!("{PREFIX}{name} is not available yet and has no effect")
+    };
+    Finding::warning("NotImplemented", object.clone(), message)
+}
+
+/// What Go's `strconv.ParseBool` accepts.
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
+    match text.trim() {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+fn backend_protocol(value: &str) -> BackendProtocol {
+    match value.trim().to_ascii_uppercase().as_str() {
+        "HTTP" => BackendProtocol::Known(Speech::Http),
+        "HTTPS" => BackendProtocol::Known(Speech::Https),
+        "GRPC" => BackendProtocol::Known(Speech::H2c),
+        "GRPCS" => BackendProtocol::Known(Speech::H2),
+        _ => BackendProtocol::Unsupported,
+    }
+}
+
+/// `load-balance` of annotations and of the ConfigMap.
+pub(crate) fn load_balance(value: &str) -> Option<Balance> {
+    match value.trim() {
+        "round_robin" => Some(Balance::RoundRobin),
+        "ewma" => Some(Balance::PeakEwma),
+        _ => None,
+    }
+}
+
+fn hash_by(value: &str) -> Option<HashKey> {
+    let name = value.trim().strip_prefix('$')?;
+    if name == "remote_addr" || name == "binary_remote_addr" {
+        return Some(HashKey::Client);
+    }
+    let is_word =
+        |name: &&str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if let Some(header) = name.strip_prefix("http_").filter(is_word) {
+        return Some(HashKey::Header(header.to_ascii_lowercase().replace('_', "-").into()));
+    }
+    name.strip_prefix("cookie_").filter(is_word).map(|cookie| HashKey::Cookie(cookie.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use headwater_model::finding::Severity;
+    use headwater_model::origin::Kind;
+
+    fn read_one(name: &str, value: &str) -> (Annotations, Vec<Finding>) {
+        let key = ObjectKey::new(Kind::Ingress, "shop", "web");
+        read(&key, &BTreeMap::from([(format!("{PREFIX}{name}"), value.to_owned())]))
+    }
+
+    #[test]
+    fn every_annotation_that_is_not_obeyed_is_named() {
+        let obeyed = [
+            "ssl-redirect",
+            "force-ssl-redirect",
+            "preserve-trailing-slash",
+            "backend-protocol",
+            "load-balance",
+            "upstream-hash-by",
+            "canary",
+        ];
+        for name in crate::annotation_names::NAMES.into_iter().filter(|name| !obeyed.contains(name)) {
+            let (annotations, findings) = read_one(name, "true");
+            assert_eq!(annotations, Annotations::default());
+            assert_eq!(findings.len(), 1, "{name}");
+            assert_eq!((findings[0].severity, findings[0].reason), (Severity::Warning, "NotImplemented"));
+            assert!(findings[0].message.contains(name));
+        }
+        assert_eq!(read_one("rewrite-tarket", "/").1[0].reason, "UnknownAnnotation");
+        let other = BTreeMap::from([("nginx.ingress.kubernetes.iox/a".to_owned(), "b".to_owned())]);
+        assert_eq!(read(&ObjectKey::new(Kind::Ingress, "a", "b"), &other).1, []);
+    }
+
+    #[test]
+    fn values_are_read_and_wrong_ones_told() {
+        assert_eq!(read_one("ssl-redirect", "false").0.ssl_redirect, Some(false));
+        assert_eq!(read_one("ssl-redirect", "no").1[0].reason, "InvalidValue");
+        assert_eq!(read_one("backend-protocol", "grpcs").0.protocol, Some(BackendProtocol::Known(Speech::H2)));
+        assert_eq!(read_one("backend-protocol", "FCGI").0.protocol, Some(BackendProtocol::Unsupported));
+        assert_eq!(read_one("load-balance", "ewma").0.balance, Some(Balance::PeakEwma));
+        for (value, key) in [
+            ("$remote_addr", Some(HashKey::Client)),
+            ("$binary_remote_addr", Some(HashKey::Client)),
+            ("$http_x_user", Some(HashKey::Header("x-user".into()))),
+            ("$cookie_Session", Some(HashKey::Cookie("Session".into()))),
+            ("$request_uri", None),
+            ("$http_x$cookie_y", None),
+            ("${remote_addr}", None),
+        ] {
+            assert_eq!(hash_by(value), key, "{value}");
+        }
+        assert!(read_one("canary", "true").0.canary);
+    }
+}

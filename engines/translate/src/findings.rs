@@ -1,0 +1,52 @@
+//! Findings, kept by the part of the translation that they came from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use headwater_model::finding::Finding;
+use headwater_model::gateway::HostPattern;
+use headwater_model::origin::NamespacedName;
+
+use crate::environment::GatewayId;
+use crate::pools::PoolKey;
+
+/// Where findings come from. Their order is the order in which they are reported.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Source {
+    Environment,
+    Ingress(NamespacedName),
+    Names(GatewayId, HostPattern),
+    Host(GatewayId, HostPattern),
+    Defaults(GatewayId),
+    Pool(PoolKey),
+    Validity,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    by_source: BTreeMap<Source, Vec<Finding>>,
+    stale: bool,
+    all: Arc<[Finding]>,
+}
+
+impl Findings {
+    /// Replaces what was found there before.
+    pub(crate) fn set(&mut self, source: Source, findings: Vec<Finding>) {
+        if findings.is_empty() {
+            self.stale |= self.by_source.remove(&source).is_some();
+        } else if self.by_source.get(&source) != Some(&findings) {
+            self.by_source.insert(source, findings);
+            self.stale = true;
+        }
+    }
+
+    /// All of them; the same pointer as before when nothing changed.
+    pub(crate) fn all(&mut self) -> Arc<[Finding]> {
+        if std::mem::take(&mut self.stale) {
+            let mut all: Vec<Finding> = self.by_source.values().flatten().cloned().collect();
+            all.dedup();
+            self.all = all.into();
+        }
+        self.all.clone()
+    }
+}

@@ -1,0 +1,385 @@
+//! One Ingress: its hosts, its paths, and the rules they become.
+
+use std::sync::Arc;
+
+use headwater_model::cluster::Cluster;
+use headwater_model::finding::Finding;
+use headwater_model::gateway::{
+    Action, Backend, Filters, Forward, HostPattern, Match, PathMatch, PoolId, Redirect, Refuse, Rule,
+};
+use headwater_model::object::{HttpIngressPath, Ingress, IngressBackend};
+use headwater_model::origin::{NamespacedName, ObjectKey, Origin};
+
+use crate::annotations::{self, Annotations, BackendProtocol};
+use crate::conflict::{Age, place};
+use crate::environment::GatewayId;
+use crate::host::parse_host;
+use crate::path::{looks_like_regex, parse_path};
+use crate::pools::{PoolKey, PoolRegistry};
+use crate::precedence;
+use crate::service::{self, Unresolved};
+use crate::settings::Gateway;
+use crate::tls::Claim;
+
+/// An Ingress as translated last.
+#[derive(Debug)]
+pub(crate) struct Translated {
+    pub(crate) object: Arc<Ingress>,
+    pub(crate) gateway: GatewayId,
+    pub(crate) age: Age,
+    pub(crate) annotations: Annotations,
+    /// By place in `spec.rules`; `None` where the host is refused.
+    pub(crate) hosts: Vec<Option<HostPattern>>,
+    pub(crate) claims: Vec<Claim>,
+    /// Names under `spec.tls`.
+    pub(crate) secrets: Vec<NamespacedName>,
+    pub(crate) head_findings: Vec<Finding>,
+    pub(crate) rules: Vec<TranslatedRule>,
+    pub(crate) default: Option<Route>,
+}
+
+/// One entry of `spec.rules`.
+#[derive(Debug, Default)]
+pub(crate) struct TranslatedRule {
+    /// Whether plain HTTP was redirected.
+    redirect: bool,
+    pub(crate) paths: Vec<Route>,
+    /// Where the Ingress's default backend answers what no path of the host matches.
+    pub(crate) rest: Option<Route>,
+}
+
+/// One path. `entry` is `None` where it is refused and left out.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Route {
+    pub(crate) entry: Option<Arc<Entry>>,
+    pub(crate) findings: Vec<Finding>,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct Entry {
+    pub(crate) host: HostPattern,
+    pub(crate) age: Age,
+    pub(crate) rule: Arc<Rule>,
+    pub(crate) pool: Option<PoolId>,
+    /// The Service it names, whether it exists or not.
+    pub(crate) service: Option<NamespacedName>,
+}
+
+/// The part that does not depend on Services: hosts and annotations.
+pub(crate) fn hosts(
+    ingress: &Ingress,
+    old: Option<&Translated>,
+    findings: &mut Vec<Finding>,
+) -> Vec<Option<HostPattern>> {
+    let mut hosts = Vec::with_capacity(ingress.spec.rules.len());
+    for (index, rule) in ingress.spec.rules.iter().enumerate() {
+        let before = old.and_then(|old| Some((old.object.spec.rules.get(index)?, old.hosts.get(index)?.as_ref()?)));
+        if let Some((_, host)) = before.filter(|(before, _)| before.host == rule.host) {
+            hosts.push(Some(host.clone()));
+            continue;
+        }
+        hosts.push(match parse_host(rule.host.as_deref().unwrap_or("")) {
+            Ok(host) => Some(host),
+            Err(wrong) => {
+                let finding = Finding::error("InvalidHost", ingress.key(), format!("{wrong}; the rule is left out"));
+                findings.push(finding.at(format!("spec.rules[{index}].host")));
+                None
+            }
+        });
+    }
+    hosts
+}
+
+pub(crate) fn read_annotations(ingress: &Ingress, findings: &mut Vec<Finding>) -> Annotations {
+    let (annotations, mut found) = annotations::read(&ingress.key(), &ingress.metadata.annotations);
+    findings.append(&mut found);
+    annotations
+}
+
+/// What the paths of one Ingress are translated with.
+pub(crate) struct Context<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) ingress: &'a Ingress,
+    pub(crate) gateway_id: &'a GatewayId,
+    pub(crate) gateway: &'a Gateway,
+    pub(crate) age: &'a Age,
+    pub(crate) annotations: &'a Annotations,
+    pub(crate) key: ObjectKey,
+    pub(crate) origin: Arc<Origin>,
+    /// Whether nothing outside the Ingress changed that its paths depend on.
+    pub(crate) settled: bool,
+}
+
+/// Translates the rules. Routes that did not change are the same pointers as in `old`.
+///
+/// Pools of new entries are acquired; those of entries that are no more are released by the caller.
+pub(crate) fn rules(
+    context: &Context<'_>,
+    hosts: &[Option<HostPattern>],
+    is_covered: impl Fn(&HostPattern) -> bool,
+    old: Option<&Translated>,
+    pools: &mut PoolRegistry,
+) -> Vec<TranslatedRule> {
+    let ingress = context.ingress;
+    let mut rules = Vec::with_capacity(ingress.spec.rules.len());
+    for (index, rule) in ingress.spec.rules.iter().enumerate() {
+        let paths = rule.http.as_ref().map_or(&[][..], |http| &http.paths);
+        let Some(Some(host)) = hosts.get(index) else {
+            rules.push(TranslatedRule::default());
+            continue;
+        };
+        let redirect = context.redirects(is_covered(host));
+        let old_rule = old.and_then(|old| old.rules.get(index));
+        let old_spec = old.and_then(|old| Some(old.object.spec.rules.get(index)?.http.as_ref()?.paths.as_slice()));
+        // Only what surrounds the path; the path itself is compared below.
+        let settled = context.settled
+            && old_rule.is_some_and(|old_rule| old_rule.redirect == redirect)
+            && old.and_then(|old| old.hosts.get(index)) == Some(&Some(host.clone()));
+        let mut translated = TranslatedRule { redirect, paths: Vec::with_capacity(paths.len()), rest: None };
+        for (path_index, path) in paths.iter().enumerate() {
+            let before = old_rule.and_then(|rule| rule.paths.get(path_index));
+            let place = place(index, path_index);
+            let same_spec = old_spec.and_then(|paths| paths.get(path_index)) == Some(path);
+            translated.paths.push(match before {
+                // The age may have changed: an object that was deleted and created again.
+                Some(before) if settled && same_spec && before.is_at(context.age, place) => before.clone(),
+                before => context.path(host, path, place, redirect, before, pools),
+            });
+        }
+        if let Some(backend) = &ingress.spec.default_backend {
+            let before = old_rule.and_then(|rule| rule.rest.as_ref());
+            let age = context.age.at(place(index, REST));
+            let route =
+                context.route(host, PathMatch::Any, backend, "spec.defaultBackend", age, redirect, before, pools);
+            // What is wrong with the backend is told once, with the default of the gateway.
+            translated.rest = Some(Route { entry: route.entry, findings: Vec::new() });
+        }
+        rules.push(translated);
+    }
+    rules
+}
+
+/// Translates `spec.defaultBackend`: what no rule of the gateway matches.
+pub(crate) fn default_route(
+    context: &Context<'_>,
+    old: Option<&Translated>,
+    pools: &mut PoolRegistry,
+) -> Option<Route> {
+    let backend = context.ingress.spec.default_backend.as_ref()?;
+    let before = old.and_then(|old| old.default.as_ref());
+    let redirect = context.redirects(false);
+    let age = context.age.clone();
+    Some(context.route(&HostPattern::Any, PathMatch::Any, backend, "spec.defaultBackend", age, redirect, before, pools))
+}
+
+impl Route {
+    fn is_at(&self, age: &Age, place: (u32, u32)) -> bool {
+        match &self.entry {
+            Some(entry) => entry.age.is_at(age, place),
+            // Left out, with findings that name the place.
+            None => true,
+        }
+    }
+}
+
+impl Context<'_> {
+    fn redirects(&self, covered: bool) -> bool {
+        let defaults = &self.gateway.routes.redirect;
+        let force = self.annotations.force_ssl_redirect.unwrap_or(defaults.force);
+        let wanted = self.annotations.ssl_redirect.unwrap_or(defaults.ssl_redirect);
+        force || (wanted && covered && defaults.has_https)
+    }
+
+    fn redirect(&self, path: &PathMatch) -> Option<Redirect> {
+        let defaults = &self.gateway.routes.redirect;
+        let text = match path {
+            PathMatch::Exact(text) | PathMatch::Prefix(text) => &**text,
+            _ => "",
+        };
+        if defaults.exempt.iter().any(|exempt| text.starts_with(&**exempt)) {
+            return None;
+        }
+        Some(Redirect {
+            status: defaults.status,
+            scheme: Some("https".into()),
+            host: None,
+            port: defaults.port,
+            path: None,
+            strip_trailing_slash: !self.annotations.preserve_trailing_slash,
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the place of a path, in three ways, and what surrounds it")]
+    fn path(
+        &self,
+        host: &HostPattern,
+        path: &HttpIngressPath,
+        place: (u32, u32),
+        redirect: bool,
+        old: Option<&Route>,
+        pools: &mut PoolRegistry,
+    ) -> Route {
+        let field = format!("spec.rules[{}].http.paths[{}]", place.0, place.1);
+        let matched = match parse_path(path.path.as_deref(), path.path_type) {
+            Ok(matched) => matched,
+            Err(wrong) => {
+                let finding = Finding::error("InvalidPath", self.key.clone(), format!("{wrong}; the path is left out"));
+                return Route { entry: None, findings: vec![finding.at(format!("{field}.path"))] };
+            }
+        };
+        let mut route = self.route(host, matched, &path.backend, &field, self.age.at(place), redirect, old, pools);
+        if path.path.as_deref().is_some_and(looks_like_regex) {
+            let message = "regular expressions are not available yet; the path is compared letter by letter";
+            route
+                .findings
+                .push(Finding::warning("NotImplemented", self.key.clone(), message).at(format!("{field}.path")));
+        }
+        route
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a rule is made of this many parts")]
+    fn route(
+        &self,
+        host: &HostPattern,
+        path: PathMatch,
+        backend: &IngressBackend,
+        field: &str,
+        age: Age,
+        redirect: bool,
+        old: Option<&Route>,
+        pools: &mut PoolRegistry,
+    ) -> Route {
+        let mut findings = Vec::new();
+        let redirect = if redirect { self.redirect(&path) } else { None };
+        let service = backend
+            .service
+            .as_ref()
+            .map(|service| NamespacedName::new(self.ingress.metadata.namespace.clone(), service.name.as_str()));
+        let (action, pool) = match self.resolve(backend, service.as_ref()) {
+            Ok(key) => {
+                let pool = pools.acquire(key);
+                (Action::Forward(self.forward(pool, redirect)), Some(pool))
+            }
+            Err(wrong) => {
+                let field = if field == "spec.defaultBackend" { field.to_owned() } else { format!("{field}.backend") };
+                let reason = if wrong.reason == "no_service" { "MissingReference" } else { "InvalidBackend" };
+                let message = format!("{}; requests get 503 {}", wrong.message, wrong.reason);
+                findings.push(Finding::error(reason, self.key.clone(), message).at(field).mend(wrong.mend));
+                (Action::Refuse(Refuse { status: 503, reason: wrong.reason.into() }), None)
+            }
+        };
+        let rule = Rule {
+            origin: self.origin.clone(),
+            field: field.into(),
+            precedence: precedence::of_path(host, &path),
+            matches: Match { path, conditions: Vec::new() },
+            filters: Filters::default(),
+            action,
+        };
+        let old = old.and_then(|old| old.entry.as_ref());
+        if let Some(old) = old
+            && old.age == age
+            && old.service == service
+            && old.host == *host
+            && same_rule(&old.rule, &rule)
+        {
+            // The old entry keeps its own hold on the pool.
+            if let Some(pool) = pool {
+                pools.release(pool);
+            }
+            return Route { entry: Some(old.clone()), findings };
+        }
+        let rule = match old {
+            Some(old) if same_rule(&old.rule, &rule) => old.rule.clone(),
+            _ => Arc::new(rule),
+        };
+        Route { entry: Some(Arc::new(Entry { host: host.clone(), age, rule, pool, service })), findings }
+    }
+
+    fn resolve(&self, backend: &IngressBackend, service: Option<&NamespacedName>) -> Result<PoolKey, Unresolved> {
+        let (named, id) = match (&backend.service, service, &backend.resource) {
+            (Some(named), Some(id), None) => (named, id),
+            (None, _, Some(resource)) => {
+                return Err(Unresolved {
+                    reason: "unsupported_backend",
+                    message: format!("backend resource {} {} cannot be forwarded to", resource.kind, resource.name),
+                    mend: "name a Service",
+                });
+            }
+            (Some(_), _, Some(_)) => {
+                return Err(Unresolved::invalid("the backend has both service and resource", "keep one"));
+            }
+            _ => return Err(Unresolved::invalid("the backend names no Service", "set backend.service")),
+        };
+        let forced = match self.annotations.protocol {
+            None => None,
+            Some(BackendProtocol::Known(speech)) => Some(speech),
+            Some(BackendProtocol::Unsupported) => {
+                return Err(Unresolved {
+                    reason: "unsupported_backend",
+                    message: format!("Service {id} is to be spoken to in a protocol that is not available"),
+                    mend: "set backend-protocol to HTTP, HTTPS, GRPC or GRPCS",
+                });
+            }
+        };
+        let found = self.cluster.services.get(id).map(|service| &**service);
+        let target = service::resolve(id, found, named.port.as_ref(), forced)?;
+        Ok(PoolKey::new(self.gateway_id, id, target))
+    }
+
+    fn forward(&self, pool: PoolId, https_redirect: Option<Redirect>) -> Forward {
+        let defaults = &self.gateway.routes;
+        Forward {
+            backends: vec![Backend { pool, weight: 1, filters: Filters::default() }],
+            https_redirect,
+            balance: self.annotations.balance.clone().unwrap_or_else(|| defaults.balance.clone()),
+            timeouts: defaults.timeouts,
+            retry: defaults.retry,
+            mirrors: Vec::new(),
+        }
+    }
+}
+
+/// Equal but for the generation of the object: a rule that an edit left alone stays what it was.
+fn same_rule(a: &Rule, b: &Rule) -> bool {
+    a.field == b.field
+        && a.precedence == b.precedence
+        && a.matches == b.matches
+        && a.filters == b.filters
+        && a.action == b.action
+        && a.origin.key == b.origin.key
+}
+
+/// Path index of a rule's `rest`.
+const REST: usize = usize::MAX;
+
+impl Translated {
+    /// Every entry but the default's, with the places of its rule and path.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (usize, usize, &Arc<Entry>)> {
+        self.rules.iter().enumerate().flat_map(|(index, rule)| {
+            let paths = rule.paths.iter().enumerate();
+            let rest = rule.rest.iter().map(|route| (REST, route));
+            paths.chain(rest).filter_map(move |(path, route)| Some((index, path, route.entry.as_ref()?)))
+        })
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.placed().map(|(_, _, entry)| entry)
+    }
+
+    /// Whether this very entry stands at the place.
+    pub(crate) fn is_at(&self, rule: usize, path: usize, entry: &Arc<Entry>) -> bool {
+        let Some(rule) = self.rules.get(rule) else { return false };
+        let route = if path == REST { rule.rest.as_ref() } else { rule.paths.get(path) };
+        route.and_then(|route| route.entry.as_ref()).is_some_and(|known| Arc::ptr_eq(known, entry))
+    }
+
+    pub(crate) fn findings(&self) -> Vec<Finding> {
+        let mut findings = self.head_findings.clone();
+        let rules = self.rules.iter().flat_map(|rule| rule.paths.iter().chain(&rule.rest));
+        for route in rules.chain(&self.default) {
+            findings.extend_from_slice(&route.findings);
+        }
+        findings
+    }
+}

@@ -1,0 +1,54 @@
+//! What the translator is told besides the objects.
+
+use headwater_model::origin::NamespacedName;
+
+/// `spec.controller` of the IngressClasses that Headwater serves.
+pub const CONTROLLER: &str = "headwater.dev/ingress";
+
+/// Which Ingresses are served, and what stands in for settings that no object has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// `spec.controller` of the classes to serve.
+    pub controller: String,
+    /// Names of the classes to serve; empty: every class of the controller. A name that stands here is also served when
+    /// an Ingress asks for it by the annotation `kubernetes.io/ingress.class` and no such IngressClass exists.
+    pub classes: Vec<String>,
+    /// Whether an Ingress without a class is served when no IngressClass is marked as default.
+    pub serve_classless: bool,
+    /// Whether every Ingress is served, whatever class it names, while no IngressClass exists at all. The only
+    /// GatewaySettings object, if there is exactly one, then counts for all of them.
+    pub serve_all_without_classes: bool,
+    /// Where an ingress-nginx ConfigMap may be; the first that exists counts.
+    pub nginx_config_maps: Vec<NamespacedName>,
+    /// Port of the default HTTP listener in place of 80, for settings that list no listeners.
+    pub http_port: Option<u16>,
+    /// Port of the default HTTPS listener in place of 443.
+    pub https_port: Option<u16>,
+    /// Port at which clients reach HTTPS, where something in front maps it (a Service of type LoadBalancer); redirects
+    /// name it. `None`: the port of the first HTTPS listener.
+    pub published_https_port: Option<u16>,
+}
+
+impl Default for Options {
+    /// A gateway in a cluster: it serves the classes of its controller and nothing else.
+    fn default() -> Self {
+        let map = |namespace: &str| NamespacedName::new(namespace, "ingress-nginx-controller");
+        Self {
+            controller: CONTROLLER.to_owned(),
+            classes: Vec::new(),
+            serve_classless: false,
+            serve_all_without_classes: false,
+            nginx_config_maps: vec![map("ingress-nginx"), map("default")],
+            http_port: None,
+            https_port: None,
+            published_https_port: None,
+        }
+    }
+}
+
+impl Options {
+    /// One machine with a directory of manifests: what is there is meant for this gateway.
+    pub fn embedded() -> Self {
+        Self { serve_classless: true, serve_all_without_classes: true, ..Self::default() }
+    }
+}

@@ -1,0 +1,91 @@
+//! Who depends on whom: Ingresses on Services and Secrets, Services on EndpointSlices.
+
+use std::collections::BTreeSet;
+
+use ahash::AHashMap as HashMap;
+use headwater_model::cluster::Cluster;
+use headwater_model::object::{EndpointSlice, SERVICE_NAME_LABEL};
+use headwater_model::origin::NamespacedName;
+
+#[derive(Debug, Default)]
+pub(crate) struct References {
+    /// Ingresses by the Service they name, with the number of entries that name it.
+    services: HashMap<NamespacedName, HashMap<NamespacedName, usize>>,
+    /// Ingresses by the Secret they name.
+    secrets: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
+    slices: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
+    service_of_slice: HashMap<NamespacedName, NamespacedName>,
+}
+
+impl References {
+    pub(crate) fn add_service(&mut self, service: &NamespacedName, ingress: &NamespacedName) {
+        let users = self.services.entry(service.clone()).or_default();
+        *users.entry(ingress.clone()).or_default() += 1;
+    }
+
+    pub(crate) fn remove_service(&mut self, service: &NamespacedName, ingress: &NamespacedName) {
+        let Some(users) = self.services.get_mut(service) else { return };
+        if let Some(count) = users.get_mut(ingress) {
+            *count -= 1;
+            if *count == 0 {
+                users.remove(ingress);
+            }
+        }
+        if users.is_empty() {
+            self.services.remove(service);
+        }
+    }
+
+    pub(crate) fn users_of_service(&self, service: &NamespacedName) -> impl Iterator<Item = &NamespacedName> {
+        self.services.get(service).into_iter().flat_map(|users| users.keys())
+    }
+
+    pub(crate) fn add_secret(&mut self, secret: &NamespacedName, ingress: &NamespacedName) {
+        self.secrets.entry(secret.clone()).or_default().insert(ingress.clone());
+    }
+
+    /// Whether nobody names the Secret any more.
+    pub(crate) fn remove_secret(&mut self, secret: &NamespacedName, ingress: &NamespacedName) -> bool {
+        let Some(users) = self.secrets.get_mut(secret) else { return true };
+        users.remove(ingress);
+        let unused = users.is_empty();
+        if unused {
+            self.secrets.remove(secret);
+        }
+        unused
+    }
+
+    pub(crate) fn users_of_secret(&self, secret: &NamespacedName) -> impl Iterator<Item = &NamespacedName> {
+        self.secrets.get(secret).into_iter().flatten()
+    }
+
+    /// Takes note of a slice as it is now. Returns the Services it belonged and belongs to.
+    pub(crate) fn update_slice(&mut self, id: &NamespacedName, cluster: &Cluster) -> [Option<NamespacedName>; 2] {
+        let before = self.service_of_slice.remove(id);
+        if let Some(slices) = before.as_ref().and_then(|service| self.slices.get_mut(service)) {
+            slices.remove(id);
+        }
+        if let Some(service) =
+            before.as_ref().filter(|service| self.slices.get(service).is_some_and(BTreeSet::is_empty))
+        {
+            self.slices.remove(service);
+        }
+        let slice = cluster.endpoint_slices.get(id);
+        let after = slice.and_then(|slice| slice.metadata.labels.get(SERVICE_NAME_LABEL)).map(|name| {
+            let service = NamespacedName::new(id.namespace.clone(), name.as_str());
+            self.slices.entry(service.clone()).or_default().insert(id.clone());
+            self.service_of_slice.insert(id.clone(), service.clone());
+            service
+        });
+        [before, after]
+    }
+
+    pub(crate) fn slices_of<'a>(
+        &'a self,
+        service: &NamespacedName,
+        cluster: &'a Cluster,
+    ) -> impl Iterator<Item = &'a EndpointSlice> {
+        let ids = self.slices.get(service).into_iter().flatten();
+        ids.filter_map(|id| cluster.endpoint_slices.get(id)).map(|slice| &**slice)
+    }
+}

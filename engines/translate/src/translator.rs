@@ -1,0 +1,564 @@
+//! The one who keeps what was derived, so that a change costs what it changes.
+//!
+//! ```text
+//!  changes -> environment (classes, settings, ConfigMap)  -> gateways
+//!          -> heads of Ingresses (hosts, TLS claims)      -> certificates by name -> which hosts have HTTPS
+//!          -> rules of Ingresses                          -> hosts, pools
+//!          -> tables, listeners                           -> snapshot
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use headwater_model::cluster::Cluster;
+use headwater_model::finding::Finding;
+use headwater_model::gateway::{
+    Certificate, GatewaySnapshot, HostPattern, Listener, Pool, Protocol, RouteTable, TlsTermination,
+};
+use headwater_model::object::Ingress;
+use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
+
+use crate::annotations::Annotations;
+use crate::class::Assignment;
+use crate::conflict::Age;
+use crate::environment::{Environment, GatewayId};
+use crate::findings::{Findings, Source};
+use crate::hosts::{Candidate, HostTable};
+use crate::ingress::{self, Context, Entry, Translated};
+use crate::options::Options;
+use crate::pools::{PoolKey, PoolRegistry};
+use crate::references::References;
+use crate::settings::Gateway;
+use crate::tls::{self, Certificates, Claim, TlsTable};
+use crate::{certificate, service};
+
+/// What objects became.
+#[derive(Debug, Clone)]
+pub struct Translation {
+    /// The same pointer as before when nothing changed.
+    pub snapshot: Arc<GatewaySnapshot>,
+    /// Everything that is wrong now, in an order that only depends on the objects.
+    pub findings: Arc<[Finding]>,
+    /// Whether the snapshot differs from the one before; always true for the first.
+    pub changed: bool,
+}
+
+/// Translates a cluster's objects, and then what changes.
+///
+/// The result never depends on the order of changes, but for three things that only a history has: the numbers of
+/// pools, the generation of the snapshot, and `origin.generation` of a rule, which is that of the edit that last
+/// changed the rule.
+#[derive(Debug)]
+pub struct Translator {
+    options: Options,
+    started: bool,
+    environment: Environment,
+    ingresses: BTreeMap<NamespacedName, Translated>,
+    tables: BTreeMap<GatewayId, Tables>,
+    certificates: Certificates,
+    pools: PoolRegistry,
+    references: References,
+    findings: Findings,
+    snapshot: Arc<GatewaySnapshot>,
+}
+
+/// What is published for one gateway.
+#[derive(Debug, Default)]
+struct Tables {
+    hosts: HostTable,
+    tls: TlsTable,
+    listeners: Vec<Arc<Listener>>,
+}
+
+/// An Ingress between its head and its rules.
+struct Head {
+    object: Arc<Ingress>,
+    gateway: GatewayId,
+    age: Age,
+    annotations: Annotations,
+    hosts: Vec<Option<HostPattern>>,
+    claims: Vec<Claim>,
+    secrets: Vec<NamespacedName>,
+    findings: Vec<Finding>,
+    settled: bool,
+    old: Option<Translated>,
+}
+
+/// Ingresses to translate again, and whether only the Ingress itself changed.
+type Dirty = BTreeMap<NamespacedName, bool>;
+
+impl Translator {
+    /// Nothing is translated yet; the first [`Self::apply`] reads the whole cluster.
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            started: false,
+            environment: Environment::default(),
+            ingresses: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            certificates: Certificates::new(),
+            pools: PoolRegistry::default(),
+            references: References::default(),
+            findings: Findings::default(),
+            snapshot: Arc::default(),
+        }
+    }
+
+    /// Translates `cluster`, in which exactly the objects named by `changes` were set or removed since the last call.
+    /// The first call ignores `changes`.
+    ///
+    /// `now` is in seconds since the epoch, and only decides which certificates are reported as expired.
+    pub fn apply(&mut self, cluster: &Cluster, changes: &[ObjectKey], now: i64) -> Translation {
+        self.pools.begin();
+        let mut dirty = Dirty::new();
+        let first = !std::mem::replace(&mut self.started, true);
+        let environment_changed = if first {
+            for id in cluster.endpoint_slices.keys() {
+                self.references.update_slice(id, cluster);
+            }
+            true
+        } else {
+            self.take_changes(cluster, changes, &mut dirty)
+        };
+        if environment_changed {
+            self.read_environment(cluster, first, &mut dirty);
+        }
+        let mut heads: Vec<Head> = Vec::with_capacity(dirty.len());
+        for (id, settled) in &dirty {
+            heads.extend(self.head(cluster, id, *settled));
+        }
+        for id in self.settle_names(&dirty) {
+            heads.extend(self.head(cluster, &id, true));
+        }
+        for head in heads {
+            self.translate_rules(cluster, head);
+        }
+        self.sweep_pools(cluster);
+        let changed = self.publish() || first;
+        self.findings.set(Source::Validity, self.expired(now));
+        Translation { snapshot: self.snapshot.clone(), findings: self.findings.all(), changed }
+    }
+
+    /// Marks what depends on the changed objects. Returns whether the environment may have changed.
+    fn take_changes(&mut self, cluster: &Cluster, changes: &[ObjectKey], dirty: &mut Dirty) -> bool {
+        let mut environment_changed = false;
+        for key in changes {
+            environment_changed |= self.environment.depends_on(key);
+            match key.kind {
+                Kind::Ingress => {
+                    dirty.entry(key.id.clone()).or_insert(true);
+                }
+                Kind::Service => {
+                    self.pools.mark_service(&key.id);
+                    for ingress in self.references.users_of_service(&key.id) {
+                        dirty.insert(ingress.clone(), false);
+                    }
+                }
+                Kind::EndpointSlice => {
+                    for service in self.references.update_slice(&key.id, cluster).iter().flatten() {
+                        self.pools.mark_service(service);
+                    }
+                }
+                Kind::Secret => self.reload_certificate(cluster, &key.id, dirty),
+                _ => {}
+            }
+        }
+        environment_changed
+    }
+
+    fn reload_certificate(&mut self, cluster: &Cluster, secret: &NamespacedName, dirty: &mut Dirty) {
+        let Some(known) = self.certificates.get_mut(secret) else { return };
+        let loaded = certificate::load(cluster.secrets.get(secret).map(|secret| &**secret));
+        if *known == loaded {
+            return;
+        }
+        *known = loaded;
+        for ingress in self.references.users_of_secret(secret) {
+            dirty.entry(ingress.clone()).or_insert(true);
+            let Some(translated) = self.ingresses.get(ingress) else { continue };
+            let Some(tables) = self.tables.get_mut(&translated.gateway) else { continue };
+            for claim in translated.claims.iter().filter(|claim| claim.secret == *secret) {
+                tables.tls.mark(&claim.name);
+            }
+        }
+    }
+
+    fn read_environment(&mut self, cluster: &Cluster, first: bool, dirty: &mut Dirty) {
+        let mut environment = Environment::read(cluster, &self.options);
+        self.findings.set(Source::Environment, std::mem::take(&mut environment.findings));
+        if !first && environment.same(&self.environment) {
+            // The old one keeps its pointers; what it reads may differ.
+            environment.gateways = std::mem::take(&mut self.environment.gateways);
+            self.environment = environment;
+            return;
+        }
+        self.environment = environment;
+        let known = self.ingresses.keys().chain(cluster.ingresses.keys());
+        *dirty = known.map(|id| (id.clone(), false)).collect();
+        self.pools.mark_all();
+        for id in self.environment.gateways.keys() {
+            self.tables.entry(id.clone()).or_default().hosts.mark_all();
+        }
+    }
+
+    /// Hosts, annotations and TLS claims of one Ingress. `None` when it is not served (any more).
+    fn head(&mut self, cluster: &Cluster, id: &NamespacedName, settled: bool) -> Option<Head> {
+        let old = self.ingresses.remove(id);
+        let mut findings = Vec::new();
+        let Some(object) = cluster.ingresses.get(id) else {
+            self.retire(id, old, findings);
+            return None;
+        };
+        let gateway = match self.environment.classes.assign(object) {
+            Assignment::Gateway(gateway) => gateway,
+            Assignment::None(finding) => {
+                findings.extend(finding);
+                self.retire(id, old, findings);
+                return None;
+            }
+        };
+        let annotations = ingress::read_annotations(object, &mut findings);
+        if annotations.canary {
+            self.retire(id, old, findings);
+            return None;
+        }
+        let hosts = ingress::hosts(object, old.as_ref(), &mut findings);
+        let secrets = self.load_secrets(cluster, object, old.as_ref());
+        let age = Age::of(&object.metadata);
+        let claims = tls::claims(object, &age, &hosts, &self.certificates, &mut findings);
+        let same_claims = old.as_ref().is_some_and(|old| old.gateway == gateway && old.claims == claims);
+        if !same_claims {
+            self.remove_claims(old.as_ref());
+            if let Some(tables) = self.tables.get_mut(&gateway) {
+                claims.iter().for_each(|claim| tables.tls.insert(claim.clone()));
+            }
+        }
+        let object = object.clone();
+        Some(Head { object, gateway, age, annotations, hosts, claims, secrets, findings, settled, old })
+    }
+
+    /// Loads the Secrets that the Ingress names and nobody named before; forgets those that nobody names any more.
+    fn load_secrets(&mut self, cluster: &Cluster, object: &Ingress, old: Option<&Translated>) -> Vec<NamespacedName> {
+        let names = object.spec.tls.iter().filter_map(|entry| entry.secret_name.as_deref());
+        let namespace = &object.metadata.namespace;
+        let mut secrets: Vec<NamespacedName> =
+            names.filter(|name| !name.is_empty()).map(|name| NamespacedName::new(namespace.clone(), name)).collect();
+        secrets.sort_unstable();
+        secrets.dedup();
+        let ingress = object.id();
+        for secret in &secrets {
+            self.references.add_secret(secret, &ingress);
+            if !self.certificates.contains_key(secret) {
+                let loaded = certificate::load(cluster.secrets.get(secret).map(|secret| &**secret));
+                self.certificates.insert(secret.clone(), loaded);
+            }
+        }
+        for secret in old.iter().flat_map(|old| &old.secrets) {
+            if secrets.binary_search(secret).is_err() {
+                self.forget_secret(secret, &ingress);
+            }
+        }
+        secrets
+    }
+
+    fn forget_secret(&mut self, secret: &NamespacedName, ingress: &NamespacedName) {
+        if self.references.remove_secret(secret, ingress) {
+            self.certificates.remove(secret);
+        }
+    }
+
+    fn remove_claims(&mut self, old: Option<&Translated>) {
+        if let Some(old) = old
+            && let Some(tables) = self.tables.get_mut(&old.gateway)
+        {
+            old.claims.iter().for_each(|claim| tables.tls.remove(claim));
+        }
+    }
+
+    /// Takes an Ingress out of everything.
+    fn retire(&mut self, id: &NamespacedName, old: Option<Translated>, findings: Vec<Finding>) {
+        self.findings.set(Source::Ingress(id.clone()), findings);
+        let Some(old) = old else { return };
+        self.remove_claims(Some(&old));
+        for secret in &old.secrets {
+            self.forget_secret(secret, id);
+        }
+        old.entries().for_each(|entry| self.remove_entry(id, &old.gateway, entry));
+        self.replace_default(id, Some(&old), None);
+    }
+
+    /// Chooses certificates by name. Returns the Ingresses, `dirty` ones apart, with a host that is now served on HTTPS
+    /// or no more.
+    fn settle_names(&mut self, dirty: &Dirty) -> BTreeSet<NamespacedName> {
+        let mut affected = BTreeSet::new();
+        for (gateway, tables) in &mut self.tables {
+            let flipped = tables.tls.settle(&self.certificates, |name, findings| {
+                self.findings.set(Source::Names(gateway.clone(), name.clone()), findings);
+            });
+            for name in flipped {
+                let hosts = match &name {
+                    HostPattern::OneLabel(suffix) => tables.hosts.under(suffix),
+                    _ => vec![name],
+                };
+                affected.extend(hosts.iter().flat_map(|host| tables.hosts.owners(host)));
+            }
+        }
+        affected.retain(|id| !dirty.contains_key(id));
+        affected
+    }
+
+    fn translate_rules(&mut self, cluster: &Cluster, head: Head) {
+        let Head { object, gateway, age, annotations, hosts, claims, secrets, findings, settled, old } = head;
+        let id = object.id();
+        let Some(settings) = self.environment.gateways.get(&gateway).cloned() else {
+            self.retire(&id, old, findings);
+            return;
+        };
+        let settled =
+            settled && old.as_ref().is_some_and(|old| old.gateway == gateway && old.annotations == annotations);
+        let context = Context {
+            cluster,
+            ingress: &object,
+            gateway_id: &gateway,
+            gateway: &settings,
+            age: &age,
+            annotations: &annotations,
+            key: object.key(),
+            origin: Arc::new(object.origin()),
+            settled,
+        };
+        let tables = self.tables.entry(gateway.clone()).or_default();
+        let is_covered = |host: &HostPattern| tables.tls.is_covered(host);
+        let rules = ingress::rules(&context, &hosts, is_covered, old.as_ref(), &mut self.pools);
+        let default = ingress::default_route(&context, old.as_ref(), &mut self.pools);
+        let new = Translated {
+            object: object.clone(),
+            gateway,
+            age,
+            annotations,
+            hosts,
+            claims,
+            secrets,
+            head_findings: findings,
+            rules,
+            default,
+        };
+        self.replace(&id, old, &new);
+        self.findings.set(Source::Ingress(id.clone()), new.findings());
+        self.ingresses.insert(id, new);
+    }
+
+    /// Moves the tables from an old translation of an Ingress to a new one.
+    fn replace(&mut self, id: &NamespacedName, old: Option<Translated>, new: &Translated) {
+        // Old entries go first: a new one may take the same place at the same age.
+        let keep = old.as_ref().is_some_and(|old| old.gateway == new.gateway);
+        if let Some(old) = &old {
+            for (rule, path, entry) in old.placed() {
+                if !(keep && new.is_at(rule, path, entry)) {
+                    self.remove_entry(id, &old.gateway, entry);
+                }
+            }
+        }
+        for (rule, path, entry) in new.placed() {
+            if !(keep && old.as_ref().is_some_and(|old| old.is_at(rule, path, entry))) {
+                self.insert_entry(id, &new.gateway, entry);
+            }
+        }
+        self.replace_default(id, old.as_ref(), Some(new));
+    }
+
+    fn insert_entry(&mut self, id: &NamespacedName, gateway: &GatewayId, entry: &Entry) {
+        if let Some(service) = &entry.service {
+            self.references.add_service(service, id);
+        }
+        let tables = self.tables.entry(gateway.clone()).or_default();
+        tables.hosts.insert(&entry.host, Candidate { age: entry.age.clone(), rule: entry.rule.clone() });
+    }
+
+    fn remove_entry(&mut self, id: &NamespacedName, gateway: &GatewayId, entry: &Entry) {
+        if let Some(service) = &entry.service {
+            self.references.remove_service(service, id);
+        }
+        if let Some(pool) = entry.pool {
+            self.pools.release(pool);
+        }
+        if let Some(tables) = self.tables.get_mut(gateway) {
+            tables.hosts.remove(&entry.host, &entry.rule.precedence, &entry.age);
+        }
+    }
+
+    fn replace_default(&mut self, id: &NamespacedName, old: Option<&Translated>, new: Option<&Translated>) {
+        let entry_of = |of: Option<&Translated>| {
+            let of = of?;
+            Some((of.gateway.clone(), of.default.as_ref()?.entry.clone()?))
+        };
+        let (old, new) = (entry_of(old), entry_of(new));
+        if let (Some((a, old)), Some((b, new))) = (&old, &new)
+            && a == b
+            && Arc::ptr_eq(old, new)
+        {
+            return;
+        }
+        if let Some((gateway, entry)) = old {
+            if let Some(service) = &entry.service {
+                self.references.remove_service(service, id);
+            }
+            if let Some(pool) = entry.pool {
+                self.pools.release(pool);
+            }
+            if let Some(tables) = self.tables.get_mut(&gateway) {
+                tables.hosts.remove_default(&entry.age);
+            }
+        }
+        if let Some((gateway, entry)) = new {
+            if let Some(service) = &entry.service {
+                self.references.add_service(service, id);
+            }
+            let tables = self.tables.entry(gateway).or_default();
+            tables.hosts.insert_default(entry.age.clone(), entry.rule.clone());
+        }
+    }
+
+    fn sweep_pools(&mut self, cluster: &Cluster) {
+        let Self { pools, environment, references, findings, .. } = self;
+        let mut found = Vec::new();
+        pools.sweep(
+            |key| {
+                let (pool, finding) = build_pool(key, cluster, environment.gateways.get(&key.gateway), references);
+                found.push((key.clone(), finding));
+                pool
+            },
+            |key| findings.set(Source::Pool(key.clone()), Vec::new()),
+        );
+        for (key, finding) in found {
+            findings.set(Source::Pool(key), finding.into_iter().collect());
+        }
+    }
+
+    /// Publishes tables, listeners and the snapshot. Returns whether anything differs from before.
+    fn publish(&mut self) -> bool {
+        let mut listeners_changed = false;
+        let Self { tables, environment, findings, .. } = self;
+        tables.retain(|id, tables| {
+            let Some(gateway) = environment.gateways.get(id) else {
+                listeners_changed |= !tables.listeners.is_empty();
+                return false;
+            };
+            tables.hosts.publish(&gateway.routes.redirect.exempt, |host, found| {
+                let source = match host {
+                    Some(host) => Source::Host(id.clone(), host.clone()),
+                    None => Source::Defaults(id.clone()),
+                };
+                findings.set(source, found);
+            });
+            let tls = tables.tls.publish(&gateway.tls);
+            let listeners = listeners(gateway, &tables.hosts.published, &tls, &tables.listeners);
+            let unchanged = listeners.len() == tables.listeners.len()
+                && listeners.iter().zip(&tables.listeners).all(|(a, b)| Arc::ptr_eq(a, b));
+            listeners_changed |= !unchanged;
+            tables.listeners = listeners;
+            true
+        });
+        let first = self.snapshot.generation == 0;
+        if !listeners_changed && !self.pools.changed && !first {
+            return false;
+        }
+        let mut listeners: Vec<Arc<Listener>> =
+            self.tables.values().flat_map(|tables| &tables.listeners).cloned().collect();
+        listeners.sort_by_key(|listener| (listener.address, listener.port));
+        self.snapshot = Arc::new(GatewaySnapshot {
+            generation: self.snapshot.generation + 1,
+            listeners,
+            pools: self.pools.published.clone(),
+        });
+        true
+    }
+
+    fn expired(&self, now: i64) -> Vec<Finding> {
+        let named =
+            self.certificates.values().filter_map(|loaded| loaded.as_ref().ok()).map(|loaded| &loaded.certificate);
+        let defaults = self.environment.gateways.values().filter_map(|gateway| gateway.tls.default.as_ref());
+        let expired = named.chain(defaults).filter(|certificate| certificate.not_after < now);
+        let mut findings: Vec<Finding> = expired.map(|certificate| expiry(certificate, now)).collect();
+        findings.sort();
+        findings.dedup();
+        findings
+    }
+}
+
+fn expiry(certificate: &Certificate, now: i64) -> Finding {
+    let days = (now - certificate.not_after) / 86_400;
+    let message = format!("the certificate expired {days} days ago; it is served, and clients will refuse it");
+    Finding::warning("Expired", certificate.origin.key.clone(), message).at("data[tls.crt]").mend("renew it")
+}
+
+fn build_pool(
+    key: &PoolKey,
+    cluster: &Cluster,
+    gateway: Option<&Arc<Gateway>>,
+    references: &References,
+) -> (Option<Pool>, Option<Finding>) {
+    let (Some(service), Some(gateway)) = (cluster.services.get(&key.service), gateway) else { return (None, None) };
+    let defaults = &gateway.pools;
+    let endpoints = service::endpoints(service, key.port, references.slices_of(&key.service, cluster));
+    let finding = endpoints
+        .is_empty()
+        .then(|| service::empty_pool(&key.service, key.port, references.slices_of(&key.service, cluster).count()));
+    let pool = Pool {
+        service: key.service.clone(),
+        port: key.port,
+        protocol: key.speech.protocol(),
+        tls: key.speech.tls().then(|| defaults.tls.clone()),
+        emit_proxy_protocol: defaults.emit_proxy_protocol,
+        health: defaults.health,
+        keep_alive: defaults.keep_alive,
+        endpoints,
+    };
+    (Some(pool), finding)
+}
+
+/// The listeners of a gateway; those that did not change are the pointers of `old`.
+fn listeners(
+    gateway: &Gateway,
+    routes: &Arc<RouteTable>,
+    tls: &Arc<TlsTermination>,
+    old: &[Arc<Listener>],
+) -> Vec<Arc<Listener>> {
+    let plans = gateway.listeners.iter().map(|plan| {
+        let tls = (plan.protocol == Protocol::Https).then(|| tls.clone());
+        let old = old.iter().find(|old| old.name == plan.name);
+        let mut listener = Listener {
+            name: plan.name.clone(),
+            origin: gateway.origin.clone(),
+            address: plan.address,
+            port: plan.port,
+            protocol: plan.protocol,
+            client_address: plan.client_address.clone(),
+            connection: plan.connection.clone(),
+            tls,
+            routes: routes.clone(),
+        };
+        let Some(old) = old else { return Arc::new(listener) };
+        if old.client_address == listener.client_address {
+            listener.client_address = old.client_address.clone();
+        }
+        if old.connection == listener.connection {
+            listener.connection = old.connection.clone();
+        }
+        if is_same(old, &listener) { old.clone() } else { Arc::new(listener) }
+    });
+    plans.collect()
+}
+
+fn is_same(a: &Listener, b: &Listener) -> bool {
+    let same_tls = match (&a.tls, &b.tls) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    };
+    same_tls
+        && Arc::ptr_eq(&a.routes, &b.routes)
+        && Arc::ptr_eq(&a.client_address, &b.client_address)
+        && Arc::ptr_eq(&a.connection, &b.connection)
+        && (&a.name, &a.origin, a.address, a.port, a.protocol) == (&b.name, &b.origin, b.address, b.port, b.protocol)
+}

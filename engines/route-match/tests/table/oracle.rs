@@ -143,4 +143,27 @@ proptest! {
             prop_assert_eq!(found(&compiled, &request, &host), scan(&table, &request, &host), "{:?} {}", request, host);
         }
     }
+
+    #[test]
+    fn a_table_that_takes_over_hosts_finds_the_same(
+        tables in proptest::collection::vec(any_table(), 2..5),
+        kept in any::<u8>(),
+        requests in proptest::collection::vec((any_request(), "([ab]\\.){0,3}c"), 10),
+    ) {
+        let mut previous: Option<(RouteTable, CompiledTable)> = None;
+        for mut table in tables {
+            if let Some((before, _)) = &previous {
+                for (at, (host, rules)) in before.hosts.iter().enumerate() {
+                    if kept >> (at % 8) & 1 == 1 {
+                        table.hosts.insert(host.clone(), Arc::clone(rules));
+                    }
+                }
+            }
+            let compiled = CompiledTable::compile(&table, previous.as_ref().map(|(_, compiled)| compiled));
+            for (request, host) in &requests {
+                prop_assert_eq!(found(&compiled, request, host), scan(&table, request, host), "{:?} {}", request, host);
+            }
+            previous = Some((table, compiled));
+        }
+    }
 }

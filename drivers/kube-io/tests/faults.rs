@@ -17,7 +17,7 @@ const CASES: &[Case] = &[
     Case {
         name: "not yaml",
         text: "kind: Service\nmetadata: {name: a\n",
-        said: &["shop.yaml:3: not YAML: while parsing a flow mapping, did not find expected ',' or '}'"],
+        said: &["shop.yaml:2: not YAML: while parsing a flow mapping, did not find expected ',' or '}'"],
     },
     Case {
         name: "tab",
@@ -57,6 +57,13 @@ const CASES: &[Case] = &[
         text: "apiVersion: v1\nkind: Service\nmetadata:\n  name: 123\n",
         said: &[
             "shop.yaml:4: metadata.name: Service without a name: 123 is a number, not a string (mend: put it in quotes: \"123\")",
+        ],
+    },
+    Case {
+        name: "a letter that YAML takes for a boolean",
+        text: "apiVersion: v1\nkind: Service\nmetadata: {name: y}\n",
+        said: &[
+            "shop.yaml:3: metadata.name: Service without a name: y is a boolean, not a string (mend: put it in quotes: \"y\")",
         ],
     },
     Case {
@@ -269,5 +276,40 @@ fn every_fault_is_said_with_its_place_and_what_to_do() {
         let reading = read_str("shop.yaml", text);
         assert_eq!(told(&reading), *said, "{name}");
         assert!(reading.objects.is_empty(), "{name}: {:?}", reading.objects);
+    }
+}
+
+#[test]
+fn no_value_of_a_secret_is_ever_quoted() {
+    let places = [
+        "data: {key: %}",
+        "data: {key: [%]}",
+        "data: {key: {a: %}}",
+        "data: [%]",
+        "data: %",
+        "stringData: {key: [%]}",
+        "stringData: %",
+        "type: [%]",
+        "metadata: {name: a, labels: {a: [%]}}",
+        "metadata: {name: a, creationTimestamp: %}",
+        "metadata: {name: a, generation: %}",
+        "immutable: {a: %",
+        "data: {key: 'a' %}",
+        "data: {key: *%}",
+        "data: {key: %, key: %}",
+    ];
+    for place in places {
+        for value in ["s3cr3t!", "31415926", "'31415926'"] {
+            let filled = place.replace('%', value);
+            let name = if place.contains("metadata") { "" } else { "metadata: {name: a}\n" };
+            let reading = read_str("a.yaml", &format!("apiVersion: v1\nkind: Secret\n{name}{filled}\n"));
+            let told = told(&reading);
+            if value.starts_with('s') || place.contains('[') {
+                assert!(!told.is_empty() || place.contains("labels"), "{filled} is not refused");
+            }
+            for line in told {
+                assert!(!line.contains("s3cr3t") && !line.contains("31415926"), "{filled}: {line}");
+            }
+        }
     }
 }

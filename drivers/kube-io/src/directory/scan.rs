@@ -42,6 +42,11 @@ pub(crate) struct Scanner {
     watch: Option<DirectoryWatch>,
 }
 
+/// By name, so that a later look at a file replaces an earlier one.
+type Updates = BTreeMap<Arc<str>, FileUpdate>;
+
+type Files = Vec<(Arc<str>, Listed)>;
+
 struct Known {
     file: Listed,
     /// Hash of the text that was read; `None` where it could not be.
@@ -56,17 +61,26 @@ impl Scanner {
     }
 
     pub(crate) fn look(&mut self, look: &Look) -> Sight {
+        let mut updates = BTreeMap::new();
         if !look.all
-            && let Some(names) = self.only_known_files(&look.paths)
+            && let Some(files) = self.only_known_files(&look.paths)
+            && self.read_changed(files, &look.paths, &mut updates)
         {
-            let updates = names.into_iter().filter_map(|(name, file)| self.read_if_changed(name, file, true)).collect();
-            return Sight { updates, notes: None };
+            return Sight { updates: updates.into_iter().collect(), notes: None };
         }
-        self.look_at_all(&look.paths)
+        let mut notes = Vec::new();
+        for _ in 0..MAX_ROUNDS {
+            notes.clear();
+            let files = self.list(&look.paths, &mut notes, &mut updates);
+            if self.read_changed(files, &look.paths, &mut updates) {
+                break;
+            }
+        }
+        Sight { updates: updates.into_iter().collect(), notes: Some(notes) }
     }
 
     /// The files that the events named, if they named nothing else and all of them are still there.
-    fn only_known_files(&self, paths: &HashSet<PathBuf>) -> Option<Vec<(Arc<str>, Listed)>> {
+    fn only_known_files(&self, paths: &HashSet<PathBuf>) -> Option<Files> {
         paths
             .iter()
             .map(|path| {
@@ -78,34 +92,45 @@ impl Scanner {
             .collect()
     }
 
-    fn look_at_all(&mut self, named: &HashSet<PathBuf>) -> Sight {
+    /// Lists all files, sets the watches, and notes what is gone.
+    fn list(&mut self, named: &HashSet<PathBuf>, notes: &mut Vec<Finding>, updates: &mut Updates) -> Files {
         let mut listing = walk(&self.root);
-        let mut notes = Vec::new();
         if let Some(watch) = &mut self.watch {
             watch.forget(named);
             let mut rounds = 0;
             // A file may appear after its directory was listed and before it is watched: list once more.
-            while watch.follow(&listing.directories, &mut notes) && rounds < MAX_ROUNDS {
+            while watch.follow(&listing.directories, notes) && rounds < MAX_ROUNDS {
                 listing = walk(&self.root);
                 rounds += 1;
             }
         }
         let Listing { files, unseen, notes: listing_notes, .. } = listing;
         notes.extend(listing_notes);
-
-        let mut updates = Vec::new();
         let is_unseen = |name: &str| unseen.iter().any(|prefix| name.starts_with(prefix.as_str()));
         let gone: Vec<Arc<str>> =
             self.known.keys().filter(|name| !files.contains_key(*name) && !is_unseen(name)).cloned().collect();
         for name in gone {
             self.drop_file(&name);
-            updates.push((name, FileUpdate::Gone));
+            updates.insert(name, FileUpdate::Gone);
         }
+        files.into_iter().collect()
+    }
+
+    /// Reads the files that changed. False if some were swapped meanwhile, so that what was read may be of two
+    /// generations (a ConfigMap volume swaps all its files at once, and removes the old ones).
+    fn read_changed(&mut self, files: Files, named: &HashSet<PathBuf>, updates: &mut Updates) -> bool {
+        let mut settled = true;
+        let mut links = Vec::new();
         for (name, file) in files {
             let is_named = named.contains(&file.real);
-            updates.extend(self.read_if_changed(name, file, is_named));
+            let link = file.link.clone().map(|link| (link, file.real.clone()));
+            if let Some((name, update)) = self.read_if_changed(name, file, is_named) {
+                settled &= !matches!(update, FileUpdate::Gone);
+                links.extend(link);
+                updates.insert(name, update);
+            }
         }
-        Sight { updates, notes: Some(notes) }
+        settled && links.into_iter().all(|(link, real)| fs::canonicalize(link).is_ok_and(|now| now == real))
     }
 
     fn drop_file(&mut self, name: &Arc<str>) {

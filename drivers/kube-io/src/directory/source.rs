@@ -58,6 +58,9 @@ pub struct DirectorySource {
     /// What is wrong with the watch as a whole.
     unwatched: Option<Finding>,
     rescan: Interval,
+    /// When the burst that is being waited out is looked at anyway. It outlives a dropped `next`, so that a caller
+    /// who drops often still gets there.
+    burst_end: Option<Instant>,
 }
 
 impl DirectorySource {
@@ -94,6 +97,7 @@ impl DirectorySource {
             findings: Vec::new(),
             unwatched,
             rescan,
+            burst_end: None,
         };
         source.begin(Look { all: true, ..Look::default() });
         let sight = source.sight().await;
@@ -110,6 +114,7 @@ impl DirectorySource {
         loop {
             if self.scan.is_none() {
                 self.wait().await;
+                self.burst_end = None;
                 let look = self.mailbox.take();
                 self.begin(look);
             }
@@ -143,7 +148,7 @@ impl DirectorySource {
                 _ = self.rescan.tick() => return self.mailbox.look_at_all(),
             }
         }
-        let end = Instant::now() + LONGEST_BURST;
+        let end = *self.burst_end.get_or_insert_with(|| Instant::now() + LONGEST_BURST);
         while Instant::now() < end {
             tokio::select! {
                 more = timeout_at(end, self.mailbox.news()) => if more.is_err() { return },

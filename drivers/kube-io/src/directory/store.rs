@@ -48,12 +48,13 @@ pub(crate) struct Store {
     held: BTreeMap<ObjectKey, Held>,
     count: usize,
     notes: Vec<Finding>,
-    max_objects: Option<usize>,
 }
 
 #[derive(Debug, Default)]
 struct FileState {
     manifests: Vec<Manifest>,
+    /// How many of the manifests stand in the file; those behind are kept from before.
+    own: usize,
     unread: Vec<Unread>,
     fault: Option<Finding>,
 }
@@ -83,74 +84,89 @@ impl Store {
         }
         let mut touched = BTreeSet::new();
         // All claims first: an object that moves from one file to another is not removed in between.
-        for (file, update) in updates {
-            self.update(file, update, &mut touched);
+        let nameless: Vec<_> =
+            updates.into_iter().filter_map(|(file, update)| self.update(file, update, &mut touched)).collect();
+        for (file, before) in nameless {
+            self.keep_unnamed(&file, before);
         }
         touched.into_iter().filter_map(|key| self.resolve(key)).collect()
     }
 
-    fn update(&mut self, file: Arc<str>, update: FileUpdate, touched: &mut BTreeSet<ObjectKey>) {
+    /// Takes one file; gives back what it held before, if it is not certain which objects it holds now.
+    fn update(
+        &mut self,
+        file: Arc<str>,
+        update: FileUpdate,
+        touched: &mut BTreeSet<ObjectKey>,
+    ) -> Option<(Arc<str>, Vec<Manifest>)> {
         match update {
             FileUpdate::Broken(finding) => {
                 self.telling.insert(file.clone());
                 self.files.entry(file).or_default().fault = Some(finding);
+                None
             }
             FileUpdate::Gone => {
                 self.telling.remove(&file);
                 let state = self.files.remove(&file).unwrap_or_default();
                 self.count -= state.manifests.len();
                 self.release(&file, &state.manifests, touched);
+                None
             }
             FileUpdate::Read(reading) => {
                 let before = self.files.remove(&file).unwrap_or_default();
                 let others = self.count - before.manifests.len();
-                let max = self.max_objects.unwrap_or(MAX_OBJECTS);
-                if others + reading.manifests.len() > max {
+                if others + reading.manifests.len() > MAX_OBJECTS {
                     let location = Location { file: file.clone(), line: 1 };
-                    let message = format!("with this file the directory has more than {max} objects; it is not read");
+                    let message =
+                        format!("with this file the directory has more than {MAX_OBJECTS} objects; it is not read");
                     let fault = Some(say::error("TooManyObjects", location, message));
                     self.telling.insert(file.clone());
                     self.files.insert(file, FileState { fault, ..before });
-                    return;
+                    return None;
                 }
                 self.release(&file, &before.manifests, touched);
-                let mut manifests = reading.manifests;
-                if manifests.iter().any(|manifest| manifest.key.is_none()) {
-                    self.keep_nameless(&file, before.manifests, &mut manifests);
-                }
+                let FileReading { manifests, unread } = reading;
                 self.count = others + manifests.len();
                 for (index, manifest) in manifests.iter().enumerate() {
-                    let Some(key) = &manifest.key else { continue };
-                    let claims = self.claims.entry(key.clone()).or_default();
-                    claims.insert(Claim { file: file.clone(), index });
-                    if claims.len() > 1 {
-                        self.contested.insert(key.clone());
+                    if let Some(key) = &manifest.key {
+                        self.claim(key, Claim { file: file.clone(), index });
+                        touched.insert(key.clone());
                     }
-                    touched.insert(key.clone());
                 }
-                let tells = !reading.unread.is_empty() || manifests.iter().any(|m| !m.findings.is_empty());
-                if tells {
+                if !unread.is_empty() || manifests.iter().any(|manifest| !manifest.findings.is_empty()) {
                     self.telling.insert(file.clone());
                 } else {
                     self.telling.remove(&file);
                 }
-                self.files.insert(file, FileState { manifests, unread: reading.unread, fault: None });
+                let nameless = manifests.iter().any(|manifest| manifest.key.is_none());
+                let own = manifests.len();
+                self.files.insert(file.clone(), FileState { manifests, own, unread, fault: None });
+                nameless.then_some((file, before.manifests))
             }
         }
     }
 
     /// A fault may hide which object a manifest is (no name, a misspelt kind). It may be any that the file held and
     /// nobody names any more, so none of these is dropped as long as the fault stands.
-    fn keep_nameless(&self, file: &Arc<str>, before: Vec<Manifest>, manifests: &mut Vec<Manifest>) {
-        let named: BTreeSet<ObjectKey> = manifests.iter().filter_map(|manifest| manifest.key.clone()).collect();
+    fn keep_unnamed(&mut self, file: &Arc<str>, before: Vec<Manifest>) {
         for mut manifest in before {
-            let Some(key) = manifest.key.as_ref().filter(|key| !named.contains(key)) else { continue };
-            let Some(held) = self.held.get(key).filter(|held| held.claim.file == *file) else { continue };
-            if !self.claims.contains_key(key) {
-                manifest.object = Some(held.object.clone());
-                manifest.findings.clear();
-                manifests.push(manifest);
-            }
+            let Some(key) = manifest.key.clone().filter(|key| !self.claims.contains_key(key)) else { continue };
+            let Some(held) = self.held.get(&key).filter(|held| held.claim.file == *file) else { continue };
+            let Some(state) = self.files.get_mut(file) else { return };
+            manifest.object = Some(held.object.clone());
+            manifest.findings.clear();
+            let index = state.manifests.len();
+            state.manifests.push(manifest);
+            self.count += 1;
+            self.claim(&key, Claim { file: file.clone(), index });
+        }
+    }
+
+    fn claim(&mut self, key: &ObjectKey, claim: Claim) {
+        let claims = self.claims.entry(key.clone()).or_default();
+        claims.insert(claim);
+        if claims.len() > 1 {
+            self.contested.insert(key.clone());
         }
     }
 
@@ -174,6 +190,10 @@ impl Store {
         self.files.get(&claim.file)?.manifests.get(claim.index)
     }
 
+    fn is_kept(&self, claim: &Claim) -> bool {
+        self.files.get(&claim.file).is_some_and(|state| claim.index >= state.own)
+    }
+
     /// Decides which version of an object counts: the first that is good, except that a file whose good version
     /// counted keeps it through a refused edit.
     fn resolve(&mut self, key: ObjectKey) -> Option<Change> {
@@ -182,7 +202,9 @@ impl Store {
         };
         let holder = self.held.get(&key).map(|held| held.claim.file.clone());
         let mut refused = None;
-        for claim in claims {
+        // What is kept from before gives way to what stands somewhere.
+        let only_kept = claims.iter().all(|claim| self.is_kept(claim));
+        for claim in claims.iter().filter(|claim| only_kept || !self.is_kept(claim)) {
             let Some(manifest) = self.manifest(claim) else { continue };
             if let Some(object) = manifest.object.clone() {
                 let (line, lines) = (manifest.line, manifest.lines.clone());
@@ -277,7 +299,7 @@ impl Store {
         let winner = Location { file: held.claim.file.clone(), line: held.line };
         claims
             .iter()
-            .filter(|claim| **claim != held.claim)
+            .filter(|claim| **claim != held.claim && !self.is_kept(claim))
             .filter_map(|claim| self.manifest(claim).map(|manifest| (claim, manifest)))
             .map(|(claim, manifest)| {
                 let location = Location { file: claim.file.clone(), line: manifest.line };

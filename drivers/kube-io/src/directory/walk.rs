@@ -59,6 +59,8 @@ impl Stamp {
 pub(crate) struct Listed {
     /// Where the file really lies, symbolic links resolved.
     pub(crate) real: PathBuf,
+    /// The path by which it was found, if that is a symbolic link.
+    pub(crate) link: Option<PathBuf>,
     pub(crate) stamp: Stamp,
     pub(crate) syntax: Syntax,
 }
@@ -93,10 +95,12 @@ pub(crate) fn walk(root: &Path) -> Listing {
         Ok(metadata) if metadata.is_file() => {
             let name = root.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let syntax = syntax_of(&name).unwrap_or(Syntax::Yaml);
-            walk.file(root, name, &metadata, syntax, true);
+            let is_link = fs::symlink_metadata(root).is_ok_and(|own| own.file_type().is_symlink());
+            let real = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
             if let Some(parent) = root.parent() {
                 walk.watch(if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
             }
+            walk.file(name, real, is_link.then(|| root.to_owned()), &metadata, syntax);
         }
         Ok(_) => walk.directory(root, "", 0),
         Err(error) => walk.unseen("", &error),
@@ -143,9 +147,11 @@ impl Walk {
             Err(error) if error.kind() == io::ErrorKind::NotFound && depth > 0 => return,
             Err(error) => return self.unseen(prefix, &error),
         };
-        self.watch(path);
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        self.watch(&real);
         for name in names {
             let path = path.join(&name);
+            let real = real.join(&name);
             let name = name.to_string_lossy();
             if name.starts_with('.') {
                 continue;
@@ -160,11 +166,11 @@ impl Walk {
                 }
                 return;
             }
-            self.entry(&path, format!("{prefix}{name}"), depth);
+            self.entry(&path, real, format!("{prefix}{name}"), depth);
         }
     }
 
-    fn entry(&mut self, path: &Path, name: String, depth: usize) {
+    fn entry(&mut self, path: &Path, real: PathBuf, name: String, depth: usize) {
         let syntax = syntax_of(&name);
         let own = match fs::symlink_metadata(path) {
             Ok(own) => own,
@@ -175,8 +181,12 @@ impl Walk {
         match metadata {
             Ok(metadata) if metadata.is_dir() => self.directory(path, &format!("{name}/"), depth + 1),
             Ok(metadata) if metadata.is_file() => {
-                if let Some(syntax) = syntax {
-                    self.file(path, name, &metadata, syntax, is_link);
+                let Some(syntax) = syntax else { return };
+                if is_link {
+                    let real = fs::canonicalize(path).unwrap_or(real);
+                    self.file(name, real, Some(path.to_owned()), &metadata, syntax);
+                } else {
+                    self.file(name, real, None, &metadata, syntax);
                 }
             }
             Ok(_) => {}
@@ -187,20 +197,13 @@ impl Walk {
         }
     }
 
-    fn file(&mut self, path: &Path, name: String, metadata: &Metadata, syntax: Syntax, is_link: bool) {
+    fn file(&mut self, name: String, real: PathBuf, link: Option<PathBuf>, metadata: &Metadata, syntax: Syntax) {
         if !self.seen.insert((metadata.dev(), metadata.ino())) {
             return;
         }
-        // Links resolved as far as can be: the name only serves to recognise events.
-        let real = if is_link {
-            fs::canonicalize(path)
-        } else {
-            path.parent()
-                .map_or_else(|| Ok(path.to_owned()), fs::canonicalize)
-                .map(|parent| path.file_name().map_or_else(|| parent.clone(), |file| parent.join(file)))
-        };
-        let real = real.unwrap_or_else(|_| path.to_owned());
-        if is_link && let Some(parent) = real.parent() {
+        if link.is_some()
+            && let Some(parent) = real.parent()
+        {
             self.watch(parent);
         }
         self.bytes = self.bytes.saturating_add(metadata.len().min(MAX_FILE_BYTES));
@@ -210,7 +213,7 @@ impl Walk {
             self.note("TooManyFiles", format!("with {name} the files exceed {MAX_TOTAL_BYTES} bytes; it is not read"));
             return;
         }
-        self.listing.files.insert(name.into(), Listed { real, stamp: Stamp::of(metadata), syntax });
+        self.listing.files.insert(name.into(), Listed { real, link, stamp: Stamp::of(metadata), syntax });
     }
 
     fn watch(&mut self, directory: &Path) {

@@ -29,14 +29,17 @@ impl Mailbox {
     pub(crate) fn put(&self, event: notify::Result<Event>) {
         self.with(|look| match event {
             Ok(event) if event.need_rescan() => look.all = true,
-            Ok(event) if is_change(event.kind) => look.paths.extend(event.paths),
+            Ok(event) if is_change(event.kind) => {
+                if look.paths.len() < MAX_PENDING {
+                    look.paths.extend(event.paths);
+                } else {
+                    look.all = true;
+                }
+            }
             Ok(_) => {}
             Err(_) => look.all = true,
         });
         self.with(|look| {
-            if look.paths.len() > MAX_PENDING {
-                look.all = true;
-            }
             if look.all || !look.paths.is_empty() {
                 self.news.notify_one();
             }
@@ -127,5 +130,44 @@ fn why(error: &notify::Error) -> String {
         notify::ErrorKind::MaxFilesWatch => "fs.inotify.max_user_watches is reached; raise it".to_owned(),
         notify::ErrorKind::Io(error) => super::walk::reason(error),
         other => format!("{other:?}").to_ascii_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use notify::event::{DataChange, Flag, ModifyKind};
+
+    fn event(kind: EventKind, path: &str) -> notify::Result<Event> {
+        Ok(Event::new(kind).add_path(path.into()))
+    }
+
+    #[test]
+    fn our_own_reading_is_no_news() {
+        let mailbox = Mailbox::default();
+        for access in [AccessKind::Open(AccessMode::Any), AccessKind::Close(AccessMode::Read), AccessKind::Read] {
+            mailbox.put(event(EventKind::Access(access), "/a"));
+        }
+        assert!(mailbox.is_empty());
+        mailbox.put(event(EventKind::Access(AccessKind::Close(AccessMode::Write)), "/a"));
+        assert_eq!(mailbox.take(), Look { paths: HashSet::from(["/a".into()]), all: false });
+        assert!(mailbox.is_empty());
+    }
+
+    #[test]
+    fn lost_events_faults_and_floods_mean_that_everything_is_looked_at() {
+        let lost = || Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan));
+        let fault = || Err(notify::Error::generic("gone"));
+        for put in [&lost as &dyn Fn() -> notify::Result<Event>, &fault] {
+            let mailbox = Mailbox::default();
+            mailbox.put(put());
+            assert!(mailbox.take().all);
+        }
+        let mailbox = Mailbox::default();
+        for n in 0..10 * MAX_PENDING {
+            mailbox.put(event(EventKind::Modify(ModifyKind::Data(DataChange::Any)), &format!("/{n}")));
+        }
+        let look = mailbox.take();
+        assert!(look.all && look.paths.len() <= MAX_PENDING + 1, "{}", look.paths.len());
     }
 }

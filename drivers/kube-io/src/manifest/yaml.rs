@@ -1,6 +1,5 @@
 //! YAML text -> nodes, resolving scalars as the Kubernetes tools do (YAML 1.1: `yes`, `on`, `0o17`, `1_000`).
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use ahash::AHashSet;
@@ -20,13 +19,15 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
     let mut loader = Loader { copies_left: MAX_COPIED, ..Loader::default() };
     let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {
-        let (event, span) = event.map_err(|error| scan_error(&error))?;
+        let (event, span) = event.map_err(|error| scan_error(&error, text))?;
         loader.take(event, span)?;
     }
     Ok(loader.documents)
 }
 
-fn scan_error(error: &ScanError) -> SyntaxError {
+fn scan_error(error: &ScanError, text: &str) -> SyntaxError {
+    // At the end of the text the scanner may stand one line behind it.
+    let line = error.marker().line().min(text.lines().count());
     let message = match error.info() {
         // The scanner runs ahead of the parser and has its own limit.
         "recursion limit exceeded" => format!("nested deeper than {MAX_DEPTH} levels"),
@@ -34,7 +35,7 @@ fn scan_error(error: &ScanError) -> SyntaxError {
         info if info.starts_with("unexpected character") => "not YAML: unexpected character".to_owned(),
         info => format!("not YAML: {info}"),
     };
-    SyntaxError::new(line_of(error.marker().line()), message)
+    SyntaxError::new(line_of(line), message)
 }
 
 fn line_of(line: usize) -> u32 {
@@ -194,8 +195,8 @@ fn key_text(node: Node) -> Result<Box<str>, SyntaxError> {
     }
 }
 
-fn resolve(text: &Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>) -> Value {
-    let as_text = || Value::Text(text.as_ref().into());
+fn resolve(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Value {
+    let as_text = || Value::Text(text.into());
     match tag.filter(|tag| tag.is_yaml_core_schema()).map(|tag| tag.suffix.as_str()) {
         Some("str" | "binary" | "timestamp") => as_text(),
         None if style != ScalarStyle::Plain => as_text(),

@@ -71,6 +71,11 @@ impl Registry {
         self.lock().register_collector(Box::new(families::Asked { name, help, value }));
     }
 
+    /// A gauge without labels that somebody else keeps.
+    pub fn gauge_fn(&self, name: &'static str, help: &'static str, value: impl Fn() -> i64 + Send + Sync + 'static) {
+        self.lock().register_collector(Box::new(families::AskedGauge { name, help, value }));
+    }
+
     /// Everything as OpenMetrics text, which Prometheus reads.
     pub fn encode(&self) -> String {
         let mut text = String::new();

@@ -1,1 +1,33 @@
+//! The L7 gateway: accept, name the client, route, filter, balance, forward.
+//!
+//! Start with [`Gateway`]; the tasks are drawn in `run.rs`, the life of a request is `exchange.rs`.
 
+mod accept;
+mod apply;
+mod buffer;
+mod clients;
+mod dns;
+mod exchange;
+mod fault;
+mod h1;
+mod h2;
+mod headers;
+mod io;
+mod log;
+mod message;
+mod metrics;
+mod outbound;
+mod plan;
+mod record;
+mod redirect;
+mod respond;
+mod run;
+mod timer;
+mod tunnel;
+mod upstream;
+mod worker;
+
+pub use apply::{Applied, ListenerStatus};
+pub use fault::{By, Reason};
+pub use metrics::GatewayMetrics;
+pub use run::{Config, Gateway};

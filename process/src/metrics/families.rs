@@ -243,3 +243,23 @@ impl<F: Fn() -> u64 + Send + Sync + 'static> Collector for Asked<F> {
         encoder.encode_counter::<NoLabelSet, u64, u64>(&(self.value)(), None)
     }
 }
+
+/// A gauge without labels that somebody else keeps.
+pub(super) struct AskedGauge<F> {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) value: F,
+}
+
+impl<F> Debug for AskedGauge<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AskedGauge").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<F: Fn() -> i64 + Send + Sync + 'static> Collector for AskedGauge<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut encoder = encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+        encoder.encode_gauge(&(self.value)())
+    }
+}

@@ -1,0 +1,267 @@
+//! The life of a request: client, route, filters, endpoint, response, log.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use headwater_http1::Method;
+use headwater_model::gateway::{Action, Forward, HeaderEdits, RouteTimeouts, UpstreamProtocol};
+
+use crate::accept::Accepted;
+use crate::buffer::Buffer;
+use crate::fault::{Fault, Reason, RetryAdvice};
+use crate::message::{BodySize, Request, RequestBody, ResponseSink, is_idempotent};
+use crate::plan::{self, Plan};
+use crate::record::Record;
+use crate::timer::Timer;
+use crate::upstream::{Lease, PoolRuntime, Tried};
+use crate::{h1, h2, outbound, redirect, respond};
+
+/// What one attempt needs to know besides request and response.
+pub(crate) struct Attempt<'a> {
+    pub(crate) accepted: &'a Accepted,
+    pub(crate) timer: &'a Timer,
+    pub(crate) timeouts: RouteTimeouts,
+    /// Of the rule, of the backend.
+    pub(crate) response_edits: [&'a HeaderEdits; 2],
+    pub(crate) started: Instant,
+    /// Whether the request's body has gone out whole.
+    pub(crate) uploaded: Cell<bool>,
+    /// Status of the response's head once it was passed on; 0 before.
+    pub(crate) status: Cell<u16>,
+}
+
+/// A response that was passed on to its end.
+pub(crate) struct Served {
+    pub(crate) status: u16,
+    /// From the start of the attempt to the head of the response.
+    pub(crate) first_byte: Duration,
+    /// Of the body, as the endpoint sent it.
+    pub(crate) bytes: u64,
+}
+
+/// Serves one request; whatever happens it is answered, or cut off when too late for an answer, and logged.
+pub(crate) async fn run<R: Request, B: RequestBody, S: ResponseSink>(
+    accepted: &Rc<Accepted>,
+    timer: &Timer,
+    started: Instant,
+    request: &R,
+    body: &mut B,
+    sink: &mut S,
+) {
+    let mut record = Record::new(started);
+    let listener = accepted.slot.current();
+    let result = match plan::plan(accepted, &listener, request) {
+        Ok(plan) => {
+            record.planned(&plan);
+            act(accepted, timer, request, body, sink, &plan, &mut record).await
+        }
+        Err(refused) => {
+            record.client = refused.client;
+            Err(refused.fault)
+        }
+    };
+    if let Err(fault) = result {
+        answer_fault(&fault, body, sink, &mut record).await;
+        record.fault = Some(fault);
+    }
+    accepted.worker.finished(accepted, request, &record);
+}
+
+/// A head that could not be read was refused.
+pub(crate) fn log_unparsed(accepted: &Rc<Accepted>, started: Instant, fault: &Fault, bytes: usize) {
+    let mut record = Record::new(started);
+    record.status = fault.reason.status();
+    record.sent_bytes = bytes as u64;
+    record.fault = Some(fault.clone());
+    accepted.worker.finished_unparsed(accepted, &record);
+}
+
+async fn answer_fault<B: RequestBody, S: ResponseSink>(fault: &Fault, body: &B, sink: &mut S, record: &mut Record<'_>) {
+    if sink.is_started() || fault.reason == Reason::DownstreamClosed {
+        // Too late for an answer, or nobody to hear it: the caller cuts the connection, or the stream, off.
+        if record.status == 0 {
+            record.status = fault.reason.status();
+        }
+        return;
+    }
+    if !body.is_done() {
+        sink.close_after();
+    }
+    record.status = fault.reason.status();
+    if let Ok(bytes) = respond::send_fault(sink, fault).await {
+        record.sent_bytes = bytes;
+    }
+}
+
+async fn act<R: Request, B: RequestBody, S: ResponseSink>(
+    accepted: &Rc<Accepted>,
+    timer: &Timer,
+    request: &R,
+    body: &mut B,
+    sink: &mut S,
+    plan: &Plan<'_>,
+    record: &mut Record<'_>,
+) -> Result<(), Fault> {
+    let _slot = accepted.worker.admit_client(accepted, plan)?;
+    if let BodySize::Length(length) = request.body_size() {
+        let limit = accepted.settings().limits.body_bytes;
+        if limit != 0 && length > limit {
+            return Err(Reason::BodyTooLarge.into());
+        }
+    }
+    let redirect = match &plan.rule.action {
+        Action::Redirect(redirect) => redirect,
+        Action::Forward(Forward { https_redirect: Some(redirect), .. }) if plan.client.scheme == headwater_client_address::Scheme::Http => redirect,
+        Action::Forward(forward) => {
+            return match forward.timeouts.request {
+                None => self::forward(accepted, timer, request, body, sink, plan, forward, record).await,
+                Some(limit) => {
+                    let work = self::forward(accepted, timer, request, body, sink, plan, forward, record);
+                    tokio::time::timeout(limit, work).await.unwrap_or(Err(Reason::RequestTimeout.into()))
+                }
+            };
+        }
+        Action::Refuse(refuse) => return Err(Reason::of_word(&refuse.reason).into()),
+        _ => return Err(Reason::InvalidRule.into()),
+    };
+    if !body.is_done() {
+        sink.close_after();
+    }
+    let location = redirect::location(redirect, plan, request);
+    record.status = redirect.status;
+    respond::send_redirect(sink, redirect.status, &location).await
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one exchange, each borrowed differently")]
+async fn forward<R: Request, B: RequestBody, S: ResponseSink>(
+    accepted: &Rc<Accepted>,
+    timer: &Timer,
+    request: &R,
+    body: &mut B,
+    sink: &mut S,
+    plan: &Plan<'_>,
+    forward: &Forward,
+    record: &mut Record<'_>,
+) -> Result<(), Fault> {
+    let worker = &accepted.worker;
+    let backend = plan::pick_backend(forward, || worker.random()).ok_or(Reason::NoEndpoints)?;
+    let pool = worker.upstreams.find(backend.pool).ok_or(Reason::NoEndpoints)?;
+    let key = plan::hash_key(&forward.balance, plan, request);
+    let call = Call { accepted, timer, request, plan, forward, backend_edits: &backend.filters, pool: &pool };
+    let idempotent = is_idempotent(request.method());
+    let mut tried = Tried::default();
+    pool.deposit(forward.retry.budget_percent, worker);
+    for attempt in 1.. {
+        let lease = pool.pick(&forward.balance, key, worker, &mut tried).ok_or(Reason::NoEndpoints)?;
+        record.endpoint = Some(lease.endpoint.clone());
+        record.attempts = attempt;
+        let began = Instant::now();
+        let fault = match call.once(&lease, body, sink, record).await {
+            Ok(()) => {
+                lease.succeeded(record.first_byte.unwrap_or_default());
+                return Ok(());
+            }
+            Err(fault) => fault,
+        };
+        lease.failed(&fault, began.elapsed());
+        let may = match fault.retry {
+            RetryAdvice::Never => false,
+            RetryAdvice::Safe => true,
+            RetryAdvice::IfIdempotent => idempotent,
+        };
+        let again = may && !sink.is_started() && !body.is_touched() && attempt < forward.retry.attempts;
+        if !again || !pool.withdraw(worker) {
+            return Err(fault);
+        }
+        worker.metrics.retries.add(1);
+        tracing::debug!(endpoint = %lease.endpoint.address, %fault, "trying another endpoint");
+    }
+    Err(Reason::NoEndpoints.into())
+}
+
+/// A request on its way to one pool.
+struct Call<'a, R> {
+    accepted: &'a Rc<Accepted>,
+    timer: &'a Timer,
+    request: &'a R,
+    plan: &'a Plan<'a>,
+    forward: &'a Forward,
+    backend_edits: &'a headwater_model::gateway::Filters,
+    pool: &'a Rc<PoolRuntime>,
+}
+
+impl<R: Request> Call<'_, R> {
+    /// One attempt at one endpoint.
+    async fn once<B: RequestBody, S: ResponseSink>(
+        &self,
+        lease: &Lease,
+        body: &mut B,
+        sink: &mut S,
+        record: &mut Record<'_>,
+    ) -> Result<(), Fault> {
+        let attempt = Attempt {
+            accepted: self.accepted,
+            timer: self.timer,
+            timeouts: self.forward.timeouts,
+            response_edits: [&self.plan.rule.filters.response_headers, &self.backend_edits.response_headers],
+            started: Instant::now(),
+            uploaded: Cell::new(body.is_done()),
+            status: Cell::new(0),
+        };
+        let served = match self.pool.protocol() {
+            UpstreamProtocol::Http1 => self.once_h1(&attempt, lease, body, sink, record).await,
+            UpstreamProtocol::Http2 => self.once_h2(&attempt, lease, body, sink, record).await,
+        };
+        record.status = attempt.status.get();
+        record.served(&served?);
+        Ok(())
+    }
+
+    async fn once_h2<B: RequestBody, S: ResponseSink>(
+        &self,
+        attempt: &Attempt<'_>,
+        lease: &Lease,
+        body: &mut B,
+        sink: &mut S,
+        record: &mut Record<'_>,
+    ) -> Result<Served, Fault> {
+        let stream = self.pool.http2(lease, attempt, self.plan).await?;
+        record.connect = Some(attempt.started.elapsed());
+        let head = outbound::http2_head(self.request, self.plan, self.backend_edits, self.pool.has_tls())?;
+        h2::up::attempt(attempt, stream.send.clone(), head, self.request.body_size(), body, sink).await
+    }
+
+    async fn once_h1<B: RequestBody, S: ResponseSink>(
+        &self,
+        attempt: &Attempt<'_>,
+        lease: &Lease,
+        body: &mut B,
+        sink: &mut S,
+        record: &mut Record<'_>,
+    ) -> Result<Served, Fault> {
+        let careful = !is_idempotent(self.request.method());
+        let (conn, reused) = match lease.checkout(careful) {
+            Some(conn) => (conn, true),
+            None => {
+                let conn = self.pool.connect(lease, attempt, self.plan).await?;
+                record.connect = Some(attempt.started.elapsed());
+                (conn, false)
+            }
+        };
+        let mut head = Buffer::small();
+        outbound::http1_head(self.request, self.plan, self.backend_edits, &mut head);
+        let out = h1::up::Outgoing {
+            head: &head,
+            method: Method::of(self.request.method().as_bytes()),
+            size: self.request.body_size(),
+            wants_upgrade: self.request.upgrade().is_some(),
+            reused,
+        };
+        let (served, conn) = h1::up::attempt(attempt, conn, &out, body, sink).await?;
+        if let Some(conn) = conn {
+            self.pool.checkin(lease, conn, self.accepted.worker.timers.now_ms());
+        }
+        Ok(served)
+    }
+}

@@ -1,0 +1,330 @@
+//! Downstream HTTP/2: each stream is an exchange of its own.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use h2::server::{Builder, SendResponse};
+use h2::{Reason as H2Reason, RecvStream, SendStream};
+use headwater_client_address::HeaderSource;
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use super::{CONNECTION_WINDOW, Lines, SEND_BUFFER, STREAM_WINDOW, append, map_of, next_data, send_piece, trailers_of};
+use crate::accept::Accepted;
+use crate::exchange;
+use crate::fault::{Fault, Reason};
+use crate::io::Rewound;
+use crate::message::{
+    BodySize, HeaderLines, Piece, Request, RequestBody, ResponseHead, ResponseSink, Trailers,
+};
+use crate::timer::{Interrupt, Timer};
+
+/// Streams reset by the peer before we looked at them, and by us for its errors, before the connection is closed
+/// (rapid reset, CVE-2023-44487, and its sequel of 2025).
+const MAX_PENDING_RESETS: usize = 32;
+const MAX_ERROR_RESETS: usize = 256;
+
+/// Serves one connection to its end.
+pub(crate) async fn serve(accepted: Rc<Accepted>, io: Rewound, timer: Timer) {
+    let settings = accepted.settings();
+    let limits = settings.limits;
+    timer.set(settings.header_timeout);
+    let handshake = Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(limits.http2_streams)
+        .max_header_list_size(limits.header_bytes)
+        .max_concurrent_reset_streams(MAX_PENDING_RESETS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
+        .max_send_buffer_size(SEND_BUFFER)
+        .handshake::<_, Bytes>(io);
+    let Ok(Ok(mut connection)) = timer.run(handshake).await else { return };
+    let active = Rc::new(std::cell::Cell::new(0_usize));
+    let mut draining = false;
+    timer.set(settings.idle_timeout);
+    loop {
+        match timer.run_idle(connection.accept()).await {
+            Ok(Some(Ok((request, respond)))) => {
+                active.set(active.get() + 1);
+                timer.set(settings.idle_timeout);
+                let (accepted, active) = (accepted.clone(), Active(active.clone()));
+                tokio::task::spawn_local(async move {
+                    stream(accepted, request, respond).await;
+                    drop(active);
+                });
+            }
+            Ok(Some(Err(_)) | None) => return,
+            // Nothing new for a while: only a connection without streams is idle.
+            Err(Interrupt::Expired) if active.get() > 0 => timer.set(settings.idle_timeout),
+            Err(Interrupt::Expired) if draining => return,
+            Err(_) => {
+                if draining {
+                    // Already said goodbye; the rest is waiting for the streams, in which a drain is no news.
+                    if timer.run(connection.accept()).await.is_err() && active.get() == 0 {
+                        return;
+                    }
+                    timer.set(settings.idle_timeout);
+                    continue;
+                }
+                draining = true;
+                connection.graceful_shutdown();
+                timer.set(settings.idle_timeout);
+            }
+        }
+    }
+}
+
+struct Active(Rc<std::cell::Cell<usize>>);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+async fn stream(accepted: Rc<Accepted>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) {
+    let started = Instant::now();
+    let timer = accepted.worker.timers.timer(accepted.group);
+    let (parts, receive) = request.into_parts();
+    let is_head = parts.method == http::Method::HEAD;
+    let view = View { body: size_of(&parts.headers, &receive), parts };
+    let mut body = Body { receive, timer: &timer, accepted: &accepted, trailers: None, taken: 0, touched: false, done: false };
+    let mut sink = Sink { respond, stream: None, timer: &timer, accepted: &accepted, is_head, started: false, ended: false };
+    exchange::run(&accepted, &timer, started, &view, &mut body, &mut sink).await;
+    if !sink.ended {
+        match &mut sink.stream {
+            Some(stream) => stream.send_reset(H2Reason::INTERNAL_ERROR),
+            None => sink.respond.send_reset(H2Reason::INTERNAL_ERROR),
+        }
+    } else if !body.done && !body.receive.is_end_stream() {
+        // The answer is complete without the rest of the request (RFC 9113 section 8.1).
+        if let Some(stream) = &mut sink.stream {
+            stream.send_reset(H2Reason::NO_ERROR);
+        }
+    }
+}
+
+fn size_of(headers: &HeaderMap, receive: &RecvStream) -> BodySize {
+    if receive.is_end_stream() {
+        return BodySize::None;
+    }
+    // More than one, or one that is no number, was refused by the protocol layer.
+    match headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()) {
+        Some(length) => BodySize::Length(length),
+        None => BodySize::Unknown,
+    }
+}
+
+/// A request's head.
+struct View {
+    parts: http::request::Parts,
+    body: BodySize,
+}
+
+impl HeaderLines for View {
+    fn each(&self, mut visit: impl FnMut(&[u8], &[u8])) {
+        let mut cookies: Vec<u8> = Vec::new();
+        Lines(&self.parts.headers).each(|name, value| match name {
+            // Crumbs are one line again towards HTTP/1 and the rules (RFC 9113 section 8.2.3).
+            b"cookie" => {
+                if !cookies.is_empty() {
+                    cookies.extend_from_slice(b"; ");
+                }
+                cookies.extend_from_slice(value);
+            }
+            b"expect" => {}
+            _ => visit(name, value),
+        });
+        if !cookies.is_empty() {
+            visit(b"cookie", &cookies);
+        }
+    }
+}
+
+impl HeaderSource for View {
+    fn values<'a>(&'a self, name: &'a str) -> impl DoubleEndedIterator<Item = &'a [u8]> + 'a {
+        self.parts.headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
+    }
+}
+
+impl Request for View {
+    fn method(&self) -> &str {
+        self.parts.method.as_str()
+    }
+
+    fn target(&self) -> &str {
+        self.parts.uri.path_and_query().map_or("/", |target| target.as_str())
+    }
+
+    fn authority(&self) -> &[u8] {
+        match self.parts.uri.authority() {
+            Some(authority) => authority.as_str().as_bytes(),
+            None => self.parts.headers.get(HOST).map_or(b"", HeaderValue::as_bytes),
+        }
+    }
+
+    fn each_value<'a>(&'a self, name: &str, mut visit: impl FnMut(&'a [u8])) {
+        for value in self.parts.headers.get_all(name) {
+            visit(value.as_bytes());
+        }
+    }
+
+    fn body_size(&self) -> BodySize {
+        self.body
+    }
+
+    fn accepts_trailers(&self) -> bool {
+        true
+    }
+
+    fn version(&self) -> &'static str {
+        "HTTP/2.0"
+    }
+
+    fn conflict(&self) -> Option<Reason> {
+        let authority = self.parts.uri.authority();
+        let mut hosts = self.parts.headers.get_all(HOST).iter();
+        match (authority, hosts.next(), hosts.next()) {
+            (_, _, Some(_)) => Some(Reason::HostMismatch),
+            (Some(authority), Some(host), None) => (!host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
+                .then_some(Reason::HostMismatch),
+            (None, None, None) => Some(Reason::BadRequest),
+            _ if self.parts.method == http::Method::CONNECT => Some(Reason::NotImplemented),
+            _ => None,
+        }
+    }
+}
+
+/// A request's body.
+struct Body<'a> {
+    receive: RecvStream,
+    timer: &'a Timer,
+    accepted: &'a Accepted,
+    trailers: Option<HeaderMap>,
+    taken: u64,
+    touched: bool,
+    done: bool,
+}
+
+impl RequestBody for Body<'_> {
+    async fn next(&mut self) -> Result<Option<Piece<'_>>, Fault> {
+        if self.done {
+            return Ok(None);
+        }
+        let settings = self.accepted.settings();
+        self.timer.set(settings.body_timeout);
+        match self.timer.run(next_data(&mut self.receive)).await.map_err(|_| Reason::BodyTimeout)? {
+            Some(Ok(bytes)) => {
+                self.touched = true;
+                self.taken += bytes.len() as u64;
+                if settings.limits.body_bytes != 0 && self.taken > settings.limits.body_bytes {
+                    return Err(Reason::BodyTooLarge.into());
+                }
+                Ok(Some(Piece::Bytes(bytes)))
+            }
+            Some(Err(error)) => Err(closed(&error)),
+            None => {
+                let trailers = self.timer.run(self.receive.trailers()).await.map_err(|_| Reason::BodyTimeout)?;
+                self.trailers = trailers.map_err(|error| closed(&error))?;
+                self.done = true;
+                Ok(None)
+            }
+        }
+    }
+
+    fn take_trailers(&mut self) -> Trailers {
+        trailers_of(self.trailers.take())
+    }
+
+    fn is_touched(&self) -> bool {
+        self.touched
+    }
+
+    fn is_done(&self) -> bool {
+        self.done
+    }
+}
+
+fn closed(error: &h2::Error) -> Fault {
+    Fault::new(Reason::DownstreamClosed).detail(error)
+}
+
+/// Where the response goes.
+struct Sink<'a> {
+    respond: SendResponse<Bytes>,
+    stream: Option<SendStream<Bytes>>,
+    timer: &'a Timer,
+    accepted: &'a Accepted,
+    is_head: bool,
+    started: bool,
+    ended: bool,
+}
+
+impl ResponseSink for Sink<'_> {
+    async fn informational<L: HeaderLines>(&mut self, status: u16, lines: &L) -> Result<(), Fault> {
+        // 100 has no use here: the peer's flow control already said how much it may send.
+        if status == 100 || self.started {
+            return Ok(());
+        }
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::from_u16(status).map_err(|_| Reason::UpstreamInvalid)?;
+        super::collect_lines(lines, response.headers_mut());
+        self.respond.send_informational(response).map_err(|error| closed(&error))
+    }
+
+    async fn head<L: HeaderLines>(&mut self, head: ResponseHead<'_, L>) -> Result<(), Fault> {
+        let mut response = Response::new(());
+        *response.status_mut() = StatusCode::from_u16(head.status).map_err(|_| Reason::UpstreamInvalid)?;
+        let map = response.headers_mut();
+        super::collect_lines(head.lines, map);
+        let length = match head.size {
+            BodySize::Length(length) => Some(length),
+            BodySize::None => head.declared_length,
+            BodySize::Unknown => None,
+        };
+        if let Some(length) = length {
+            append(map, b"content-length", itoa::Buffer::new().format(length).as_bytes());
+        }
+        let end = self.is_head || matches!(head.size, BodySize::None | BodySize::Length(0));
+        self.started = true;
+        self.stream = Some(self.respond.send_response(response, end).map_err(|error| closed(&error))?);
+        self.ended = end;
+        Ok(())
+    }
+
+    async fn piece(&mut self, piece: Piece<'_>) -> Result<(), Fault> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        if self.ended {
+            return Ok(());
+        }
+        self.timer.set(self.accepted.settings().body_timeout);
+        match self.timer.run(send_piece(stream, piece)).await {
+            Ok(sent) => sent.map_err(|error| closed(&error)),
+            Err(_) => Err(Fault::new(Reason::DownstreamClosed).detail("the client stopped reading")),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    async fn finish(&mut self, trailers: Trailers) -> Result<(), Fault> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        if self.ended {
+            return Ok(());
+        }
+        self.ended = true;
+        let ended = if trailers.is_empty() {
+            stream.send_data(Bytes::new(), true)
+        } else {
+            stream.send_trailers(map_of(&trailers))
+        };
+        ended.map_err(|error| closed(&error))
+    }
+
+    fn is_started(&self) -> bool {
+        self.started
+    }
+}

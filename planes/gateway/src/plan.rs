@@ -1,0 +1,165 @@
+//! What is decided about a request before it goes anywhere: its client, its rule, its backend.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use headwater_client_address::{Client, HeaderSource, resolve};
+use headwater_model::client::Provenance;
+use headwater_model::gateway::{Backend, Balance, Forward, HashKey, Rule};
+use headwater_route_match::{NormalPath, Recommendation, RequestView, normalise_host, normalise_path};
+
+use crate::accept::Accepted;
+use crate::apply::CompiledListener;
+use crate::fault::{Fault, Reason};
+use crate::message::Request;
+
+/// The decisions; kept until the request is done.
+pub(crate) struct Plan<'a> {
+    pub(crate) listener: &'a CompiledListener,
+    pub(crate) client: Client,
+    pub(crate) rule: &'a Arc<Rule>,
+    /// Bytes of `path` that the rule's prefix matched.
+    pub(crate) matched_prefix: usize,
+    /// Normal form of the path.
+    pub(crate) path: String,
+    /// Whether the endpoint must get the normal form, because it could read the received one differently.
+    pub(crate) path_changed: bool,
+    /// Lower case, without port: for TLS to endpoints.
+    pub(crate) host: String,
+    /// For requests that bring none we believe.
+    pub(crate) request_id: String,
+}
+
+/// A request that was refused before a rule was found.
+pub(crate) struct Refused {
+    pub(crate) fault: Fault,
+    pub(crate) client: Option<(IpAddr, Provenance)>,
+}
+
+/// Names the client and finds the rule.
+pub(crate) fn plan<'a, R: Request>(
+    accepted: &Accepted,
+    listener: &'a CompiledListener,
+    request: &R,
+) -> Result<Plan<'a>, Refused> {
+    let policy = &listener.snapshot.client_address;
+    let client = resolve(policy, &accepted.sender, request);
+    let refused = |client: &Client, fault: Fault| Refused { fault, client: Some((client.addr, client.provenance.clone())) };
+    if let Some(reason) = request.conflict() {
+        return Err(refused(&client, reason.into()));
+    }
+    let target = request.target();
+    let (raw_path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    // `OPTIONS *` asks the server as a whole: the root's rule speaks for it.
+    let normal = match raw_path {
+        "*" => NormalPath::Unchanged("/"),
+        raw => match normalise_path(raw.as_bytes()) {
+            Ok(normal) => normal,
+            Err(error) => return Err(refused(&client, Fault::new(Reason::UnsafePath).detail(error))),
+        },
+    };
+    let path_changed = normal.recommendation() == Recommendation::Normalised;
+    let path = normal.as_str().to_owned();
+    let mut host = String::new();
+    let authority = client.host(request.authority());
+    if !authority.is_empty()
+        && let Err(error) = normalise_host(authority, &mut host)
+    {
+        return Err(refused(&client, Fault::new(Reason::BadRequest).detail(error)));
+    }
+    let view = View { request, path: &path, query, client: client.addr };
+    let Some(matched) = listener.table.find(&view, &host) else {
+        return Err(refused(&client, Reason::NoRoute.into()));
+    };
+    let (rule, matched_prefix) = (matched.rule, matched.matched_prefix_len);
+    let request_id = fresh_id(accepted);
+    Ok(Plan { listener, client, rule, matched_prefix, path, path_changed, host, request_id })
+}
+
+/// 32 hexadecimal digits.
+fn fresh_id(accepted: &Accepted) -> String {
+    let (high, low) = (accepted.worker.random(), accepted.worker.random());
+    format!("{high:016x}{low:016x}")
+}
+
+/// What rules see of a request.
+struct View<'a, R> {
+    request: &'a R,
+    path: &'a str,
+    query: Option<&'a str>,
+    client: IpAddr,
+}
+
+impl<R: Request> RequestView for View<'_, R> {
+    fn path(&self) -> &str {
+        self.path
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.query
+    }
+
+    fn method(&self) -> &str {
+        self.request.method()
+    }
+
+    fn header<'a, F: FnMut(&'a [u8])>(&'a self, name: &str, line: F) {
+        self.request.each_value(name, line);
+    }
+
+    fn client(&self) -> IpAddr {
+        self.client
+    }
+}
+
+/// Chooses among a rule's backends by weight; `None` when all weights are 0.
+pub(crate) fn pick_backend(forward: &Forward, random: impl FnOnce() -> u64) -> Option<&Backend> {
+    match &*forward.backends {
+        [only] if only.weight > 0 => Some(only),
+        backends => {
+            let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
+            if total == 0 {
+                return None;
+            }
+            let mut left = random() % total;
+            backends.iter().find(|backend| {
+                let weight = u64::from(backend.weight);
+                let hit = left < weight;
+                left = left.saturating_sub(weight);
+                hit
+            })
+        }
+    }
+}
+
+/// What the balancer hashes; `None` where the policy hashes nothing, or the request has none of it.
+pub(crate) fn hash_key<R: Request>(balance: &Balance, plan: &Plan<'_>, request: &R) -> Option<u64> {
+    let Balance::Hash(key) = balance else { return None };
+    match key {
+        HashKey::Client => Some(match plan.client.addr {
+            IpAddr::V4(v4) => stable_hash(&v4.octets()),
+            IpAddr::V6(v6) => stable_hash(&v6.octets()),
+        }),
+        HashKey::Header(name) => request.values(name).next().map(stable_hash),
+        HashKey::Cookie(name) => cookie(request, name).map(stable_hash),
+    }
+}
+
+/// The value of a cookie (RFC 6265 section 5.4), first one of the name.
+fn cookie<'a>(request: &'a impl HeaderSource, name: &str) -> Option<&'a [u8]> {
+    request.values("cookie").flat_map(|line| line.split(|byte| *byte == b';')).find_map(|pair| {
+        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        Some(value)
+    })
+}
+
+/// The same on every gateway and after every restart, so that a client keeps its endpoint (FNV-1a, finalised).
+fn stable_hash(bytes: &[u8]) -> u64 {
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}

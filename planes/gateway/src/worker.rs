@@ -1,0 +1,119 @@
+//! One worker: one thread, one runtime, its own sockets, pools and counters. Nothing here is shared between threads.
+
+use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::accept::Accepted;
+use crate::clients::Clients;
+use crate::fault::{Fault, Reason};
+use crate::log::AccessLog;
+use crate::message::Request;
+use crate::metrics::WorkerMetrics;
+use crate::plan::Plan;
+use crate::record::Record;
+use crate::timer::Timers;
+use crate::upstream::Upstreams;
+
+/// What all workers share; touched once for a connection at most.
+pub(crate) struct Shared {
+    pub(crate) clients: Clients,
+}
+
+/// State of one worker.
+pub(crate) struct Worker {
+    pub(crate) timers: Rc<Timers>,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) metrics: WorkerMetrics,
+    pub(crate) log: AccessLog,
+    pub(crate) request_heads: Spare<headwater_http1::RequestHead>,
+    pub(crate) response_heads: Spare<headwater_http1::ResponseHead>,
+    pub(crate) shared: Arc<Shared>,
+    random: Cell<u64>,
+    started: Instant,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, metrics: WorkerMetrics, log: AccessLog) -> Rc<Self> {
+        Rc::new(Self {
+            timers: Timers::new(),
+            upstreams: Upstreams::default(),
+            metrics,
+            log,
+            request_heads: Spare::default(),
+            response_heads: Spare::default(),
+            shared,
+            started: Instant::now(),
+            random: Cell::new(RandomState::new().build_hasher().finish() | 1),
+        })
+    }
+
+    /// A number nobody relies on being secret (xorshift64*).
+    pub(crate) fn random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Nanoseconds on this worker's own clock.
+    pub(crate) fn now_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Counts a request against its client, where one connection carries many clients.
+    pub(crate) fn admit_client(
+        &self,
+        accepted: &Accepted,
+        plan: &Plan<'_>,
+    ) -> Result<Option<crate::clients::Slot>, Fault> {
+        let limit = accepted.settings().limits.connections_per_client;
+        if limit == 0 || accepted.counted {
+            return Ok(None);
+        }
+        let slot = self.shared.clients.enter(plan.client.addr, limit);
+        slot.map(Some).ok_or_else(|| Reason::ClientLimit.into())
+    }
+
+    /// Counts and logs a request that came to its end.
+    pub(crate) fn finished<R: Request>(&self, accepted: &Accepted, request: &R, record: &Record<'_>) {
+        let duration = record.started.elapsed();
+        self.metrics.finished(record, duration);
+        self.log.write(accepted, request, record, duration);
+    }
+
+    /// Counts and logs a request whose head could not be read.
+    pub(crate) fn finished_unparsed(&self, accepted: &Accepted, record: &Record<'_>) {
+        let duration = record.started.elapsed();
+        self.metrics.finished(record, duration);
+        self.log.write_unparsed(accepted, record, duration);
+    }
+}
+
+/// Values kept for their memory.
+pub(crate) struct Spare<T>(RefCell<Vec<T>>);
+
+impl<T> Default for Spare<T> {
+    fn default() -> Self {
+        Self(RefCell::new(Vec::new()))
+    }
+}
+
+impl<T: Default> Spare<T> {
+    const KEPT: usize = 128;
+
+    pub(crate) fn take(&self) -> T {
+        self.0.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn give(&self, value: T) {
+        let mut spare = self.0.borrow_mut();
+        if spare.len() < Self::KEPT {
+            spare.push(value);
+        }
+    }
+}

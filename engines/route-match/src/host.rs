@@ -2,40 +2,30 @@
 
 use std::net::Ipv6Addr;
 
+use thiserror::Error;
+
 /// Longest host name, in bytes (RFC 1035 section 2.3.4, without the root's dot).
 const MAX_HOST: usize = 253;
 
 /// Why the authority of a request is refused; answer 400.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum HostError {
+    #[error("host is empty")]
     Empty,
-    /// More than 253 bytes.
+    #[error("host of {0} bytes is longer than {MAX_HOST}")]
     Long(usize),
     /// Neither letter, digit, `-`, `_` nor `.`.
+    #[error("host has the byte {0:#04x}")]
     Byte(u8),
     /// Nothing between two dots, or before the first.
+    #[error("host has an empty label")]
     EmptyLabel,
-    /// What stands in brackets is not an IPv6 address.
+    #[error("host has brackets without an IPv6 address")]
     Address,
-    /// Not a number up to 65535.
+    #[error("port of the host is not a number up to 65535")]
     Port,
 }
-
-impl std::fmt::Display for HostError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Empty => f.write_str("host is empty"),
-            Self::Long(length) => write!(f, "host of {length} bytes is longer than {MAX_HOST}"),
-            Self::Byte(byte) => write!(f, "host has the byte {byte:#04x}"),
-            Self::EmptyLabel => f.write_str("host has an empty label"),
-            Self::Address => f.write_str("host has brackets without an IPv6 address"),
-            Self::Port => f.write_str("port of the host is not a number up to 65535"),
-        }
-    }
-}
-
-impl std::error::Error for HostError {}
 
 /// Reads `Host` or `:authority`: lower case, without port, without one trailing dot; IPv6 literals keep their brackets.
 ///

@@ -31,8 +31,10 @@ const MIN_INDEXED: usize = 16;
 ///
 /// Rules are found by path. Where more than 16 rules share one path, those that ask for an exact value of the header,
 /// query parameter, cookie or method that most of them ask for are found by that value as well; the others at that path
-/// are looked at one by one, in order of precedence, until one matches. So are rules with regular expressions as paths:
-/// see [`Regexes`].
+/// are looked at one by one, in order of precedence, until one matches.
+///
+/// Regular expressions that begin with `^` and literal text are found by that text, and tried one by one where several
+/// begin alike; the others are searched for in sets of 64, linear in the path for each set.
 #[derive(Debug)]
 pub struct CompiledHost {
     rules: Box<[Arc<Rule>]>,

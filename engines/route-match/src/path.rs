@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use thiserror::Error;
+
 /// A request path, ready to be matched.
 ///
 /// Shape: begins with `/`, is ASCII, has no empty segment but the last, no `.` or `..` segment, and is percent-encoded
@@ -65,37 +67,26 @@ impl NormalPath<'_> {
 }
 
 /// Why a path is refused; answer 400.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PathError {
     /// Neither `/...` nor `*`.
+    #[error("path does not begin with \"/\"")]
     NotAbsolute,
-    /// `%` without two hexadecimal digits.
+    #[error("path has a \"%\" without two hexadecimal digits")]
     Percent,
     /// `%00`.
+    #[error("path has an encoded zero byte")]
     Zero,
     /// A raw control character, space, `#` or `?`.
+    #[error("path has the byte {0:#04x}, which must be percent-encoded")]
     Byte(u8),
-    /// `..` leads above the root.
+    #[error("path leads above the root")]
     AboveRoot,
     /// A dot segment that only some backends would see: next to an encoded `/`, to a backslash, or before a `;`.
+    #[error("path hides a dot segment behind %2F, a backslash or \";\"")]
     HiddenDotSegment,
 }
-
-impl std::fmt::Display for PathError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::NotAbsolute => f.write_str("path does not begin with \"/\""),
-            Self::Percent => f.write_str("path has a \"%\" without two hexadecimal digits"),
-            Self::Zero => f.write_str("path has an encoded zero byte"),
-            Self::Byte(byte) => write!(f, "path has the byte {byte:#04x}, which must be percent-encoded"),
-            Self::AboveRoot => f.write_str("path leads above the root"),
-            Self::HiddenDotSegment => f.write_str("path hides a dot segment behind %2F, a backslash or \";\""),
-        }
-    }
-}
-
-impl std::error::Error for PathError {}
 
 /// Brings a received path (without query) into the form that rules are compared with.
 ///

@@ -26,7 +26,6 @@ use crate::tls::Claim;
 pub(crate) struct Translated {
     pub(crate) object: Arc<Ingress>,
     pub(crate) gateway: GatewayId,
-    pub(crate) age: Age,
     pub(crate) annotations: Annotations,
     /// By place in `spec.rules`; `None` where the host is refused.
     pub(crate) hosts: Vec<Option<HostPattern>>,
@@ -209,7 +208,6 @@ impl Context<'_> {
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the place of a path, in three ways, and what surrounds it")]
     fn path(
         &self,
         host: &HostPattern,

@@ -194,7 +194,9 @@ impl Translator {
         }
         self.environment = environment;
         let known = self.ingresses.keys().chain(cluster.ingresses.keys());
-        *dirty = known.map(|id| (id.clone(), false)).collect();
+        dirty.extend(known.map(|id| (id.clone(), false)));
+        // Also those that neither are nor were served: they may have findings.
+        dirty.values_mut().for_each(|settled| *settled = false);
         self.pools.mark_all();
         for id in self.environment.gateways.keys() {
             self.tables.entry(id.clone()).or_default().hosts.mark_all();
@@ -334,7 +336,6 @@ impl Translator {
         let new = Translated {
             object: object.clone(),
             gateway,
-            age,
             annotations,
             hosts,
             claims,
@@ -440,17 +441,20 @@ impl Translator {
         let mut listeners_changed = false;
         let Self { tables, environment, findings, .. } = self;
         tables.retain(|id, tables| {
-            let Some(gateway) = environment.gateways.get(id) else {
-                listeners_changed |= !tables.listeners.is_empty();
-                return false;
-            };
-            tables.hosts.publish(&gateway.routes.redirect.exempt, |host, found| {
+            let gateway = environment.gateways.get(id);
+            // The hosts of a gateway that is gone are empty by now; publishing them drops their findings.
+            let exempt = gateway.map_or(&[][..], |gateway| &gateway.routes.redirect.exempt);
+            tables.hosts.publish(exempt, |host, found| {
                 let source = match host {
                     Some(host) => Source::Host(id.clone(), host.clone()),
                     None => Source::Defaults(id.clone()),
                 };
                 findings.set(source, found);
             });
+            let Some(gateway) = gateway else {
+                listeners_changed |= !tables.listeners.is_empty();
+                return false;
+            };
             let tls = tables.tls.publish(&gateway.tls);
             let listeners = listeners(gateway, &tables.hosts.published, &tls, &tables.listeners);
             let unchanged = listeners.len() == tables.listeners.len()

@@ -247,9 +247,14 @@ pub fn endpoints(snapshot: &GatewaySnapshot, name: &str) -> Vec<String> {
     pool(snapshot, forward(&rules[0])).endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect()
 }
 
-/// `Error MissingReference Ingress shop/web spec...`, without the texts.
+/// `Error MissingReference Ingress shop/web spec...`, without the texts; neither is told what is fine or has no
+/// endpoints.
 pub fn brief(findings: &[Finding]) -> Vec<String> {
     let key = |object: &Option<ObjectKey>| object.as_ref().map_or("-".to_owned(), ToString::to_string);
     let line = |f: &Finding| format!("{:?} {} {} {}", f.severity, f.reason, key(&f.object), f.field);
-    findings.iter().filter(|f| f.severity > Severity::Info).map(|f| line(f).trim_end().to_owned()).collect()
+    findings
+        .iter()
+        .filter(|f| f.severity > Severity::Info && f.reason != "NoEndpoints")
+        .map(|f| line(f).trim_end().to_owned())
+        .collect()
 }

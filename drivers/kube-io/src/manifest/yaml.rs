@@ -10,12 +10,23 @@ use super::node::{Entry, MAX_DEPTH, MAX_NODES, Node, Number, SyntaxError, Value}
 /// Most that anchors and their aliases may copy, in values; 64 bytes of text count as one value more.
 const MAX_COPIED: usize = 250_000;
 
+/// Most of the characters `,[]{}` in one file. The scanner holds an outermost flow collection as tokens, at worst a
+/// kilobyte for each of them, until it knows that the collection is no key. A dump of 15,000 Ingresses with their
+/// `last-applied-configuration` stays below.
+const MAX_FLOW_MARKS: usize = 1_000_000;
+
 /// Reads every document of a YAML stream; empty documents are left out.
 ///
 /// # Errors
-/// The first fault of the text, a nesting deeper than [`MAX_DEPTH`], more values than [`MAX_NODES`], or aliases that
-/// expand without measure.
+/// The first fault of the text, more flow marks than [`MAX_FLOW_MARKS`], a nesting deeper than [`MAX_DEPTH`], more values
+/// than [`MAX_NODES`], or aliases that expand without measure.
 pub(crate) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
+    if text.bytes().filter(|byte| matches!(byte, b',' | b'[' | b']' | b'{' | b'}')).count() > MAX_FLOW_MARKS {
+        return Err(SyntaxError::new(
+            1,
+            format!("more than {MAX_FLOW_MARKS} of the characters \",[]{{}}\" in one file"),
+        ));
+    }
     let mut loader = Loader { copies_left: MAX_COPIED, ..Loader::default() };
     let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {
@@ -335,6 +346,12 @@ mod tests {
     fn long_texts_copied_by_aliases_are_counted_by_their_length() {
         let text = format!("a: &a {}\nb: [{}]\n", "x".repeat(1 << 20), vec!["*a"; 1000].join(", "));
         assert!(one(&text).ends_with("anchors and aliases copy more than 250000 values"));
+    }
+
+    #[test]
+    fn a_flow_collection_without_end_is_refused_before_it_is_scanned() {
+        let text = format!("a: b\nc: [{}]\n", "[],\n".repeat(1 << 20));
+        assert_eq!(one(&text), "1: more than 1000000 of the characters \",[]{}\" in one file");
     }
 
     #[test]

@@ -77,6 +77,16 @@ impl Classes {
                 None
             }
         };
+        if by_name.values().all(|served| *served == Served::Foreign)
+            && options.classes.is_empty()
+            && classless.is_none()
+        {
+            findings.push(about_nothing(
+                Severity::Warning,
+                format!("no IngressClass has spec.controller {}, so that nothing is served", options.controller),
+                "add one".to_owned(),
+            ));
+        }
         let legacy = options.classes.iter().filter(|name| !by_name.contains_key(name.as_str())).cloned().collect();
         Self { by_name, legacy, classless, everything: None }
     }
@@ -99,15 +109,11 @@ impl Classes {
             }
         };
         if matches!(everything, Served::By(_)) {
-            findings.push(Finding {
-                severity: Severity::Info,
-                reason: "NoIngressClass",
-                object: None,
-                location: None,
-                field: String::new(),
-                message: "no IngressClass exists, so that every Ingress is served".to_owned(),
-                mend: format!("add an IngressClass with spec.controller {} to choose", options.controller),
-            });
+            findings.push(about_nothing(
+                Severity::Info,
+                "no IngressClass exists, so that every Ingress is served".to_owned(),
+                format!("add an IngressClass with spec.controller {} to choose", options.controller),
+            ));
         }
         Self { everything: Some(everything), ..Self::default() }
     }
@@ -167,6 +173,11 @@ impl Served {
             Self::Foreign | Self::Refused => Assignment::None(None),
         }
     }
+}
+
+/// A finding about what is not there.
+fn about_nothing(severity: Severity, message: String, mend: String) -> Finding {
+    Finding { severity, reason: "NoIngressClass", object: None, location: None, field: String::new(), message, mend }
 }
 
 fn only_gateway(by_name: &BTreeMap<Arc<str>, Served>) -> Served {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use headwater_model::cluster::Cluster;
-use headwater_model::finding::Finding;
+use headwater_model::finding::{Finding, Severity};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 
 use crate::class::Classes;
@@ -50,6 +50,10 @@ impl Environment {
         };
         let mut gateways: BTreeMap<GatewayId, Gateway> =
             classes.gateways().into_iter().map(|id| (id.clone(), reader.gateway(&id))).collect();
+        for (id, settings) in cluster.gateway_settings.iter().filter(|(id, _)| !gateways.contains_key(id)) {
+            let message = format!("no IngressClass that is served names {id}; it has no effect");
+            findings.push(Finding::new(Severity::Info, "NotUsed", settings.key(), message));
+        }
         settle_listeners(&mut gateways, cluster, &mut findings);
         findings.sort();
         findings.dedup();

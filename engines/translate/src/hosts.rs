@@ -172,8 +172,16 @@ impl Host {
             if !redirects(&base) {
                 continue;
             }
-            let made = old.iter().find(|(from, made)| Arc::ptr_eq(from, &base) && is_for(made, path));
-            let made = made.map_or_else(|| Arc::new(without_redirect(host, &base, path)), |(_, made)| made.clone());
+            let before = old.iter().find(|(_, made)| is_for(made, path));
+            let made = match before {
+                Some((from, made)) if Arc::ptr_eq(from, &base) => made.clone(),
+                _ => {
+                    let made = without_redirect(host, &base, path);
+                    // A base that only redirects elsewhere makes the same rule.
+                    let same = before.filter(|(_, before)| **before == made);
+                    same.map_or_else(|| Arc::new(made), |(_, before)| before.clone())
+                }
+            };
             let at = rules.partition_point(|rule| rule.precedence < made.precedence);
             rules.insert(at, made.clone());
             self.exempt.push((base, made));

@@ -210,8 +210,8 @@ mod tests {
     use headwater_model::finding::Severity;
 
     fn read_pairs(pairs: &[(&str, &str)]) -> (NginxConfig, Vec<Finding>) {
-        let mut object = ConfigMap::default();
-        object.data = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let data = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let object = ConfigMap { data, ..ConfigMap::default() };
         let mut findings = Vec::new();
         (read(&object, &mut findings), findings)
     }

@@ -97,6 +97,10 @@ pub(crate) struct Reader<'a> {
     pub(crate) reads: &'a mut Vec<ObjectKey>,
 }
 
+/// Most listeners of one gateway.
+const MAX_LISTENERS: usize = 128;
+
+/// Where certificate authorities look for the answer to a challenge (RFC 8555 section 8.3).
 const DEFAULT_EXEMPT: &str = "/.well-known/acme-challenge";
 
 impl Reader<'_> {
@@ -170,8 +174,12 @@ impl Reader<'_> {
                 &defaults
             }
         };
-        let mut plans: Vec<ListenerPlan> = Vec::with_capacity(specs.len());
-        for (index, listener) in specs.iter().enumerate() {
+        if specs.len() > MAX_LISTENERS {
+            let message = format!("{} listeners are more than {MAX_LISTENERS}; the others are not opened", specs.len());
+            self.error(object, "InvalidValue", "spec.listeners", message);
+        }
+        let mut plans: Vec<ListenerPlan> = Vec::new();
+        for (index, listener) in specs.iter().enumerate().take(MAX_LISTENERS) {
             let field = format!("spec.listeners[{index}]");
             if listener.name.is_empty() || plans.iter().any(|plan| *plan.name == *listener.name) {
                 let message = format!("name {:?} is empty or used before; this listener is not opened", listener.name);

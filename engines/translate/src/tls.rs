@@ -113,6 +113,14 @@ pub(crate) fn claims(
     claims
 }
 
+/// Hosts of TLS entries without a Secret, which the default certificate of the gateway covers.
+pub(crate) fn by_default(ingress: &Ingress, default: Option<&Certificate>) -> BTreeSet<HostPattern> {
+    let Some(default) = default else { return BTreeSet::new() };
+    let entries = ingress.spec.tls.iter().filter(|entry| entry.secret_name.as_deref().unwrap_or("").is_empty());
+    let hosts = entries.flat_map(|entry| &entry.hosts).filter_map(|host| parse_host(host).ok());
+    hosts.filter(|host| default.names.iter().any(|name| covers(name, host))).collect()
+}
+
 fn names_text(names: &[String]) -> String {
     match names {
         [] => "no DNS name".to_owned(),
@@ -242,6 +250,9 @@ fn choose(claims: &[Claim], certificates: &Certificates) -> (Vec<Arc<Certificate
     let mut chosen: Vec<(&Claim, &Loaded)> = Vec::new();
     let mut findings = Vec::new();
     for claim in claims {
+        if chosen.iter().any(|(winner, _)| winner.secret == claim.secret) {
+            continue;
+        }
         let Some(Ok(loaded)) = certificates.get(&claim.secret) else { continue };
         match chosen.iter().find(|(_, other)| other.kind == loaded.kind) {
             None => chosen.push((claim, loaded)),

@@ -330,7 +330,8 @@ impl Translator {
             settled,
         };
         let tables = self.tables.entry(gateway.clone()).or_default();
-        let is_covered = |host: &HostPattern| tables.tls.is_covered(host);
+        let by_default = tls::by_default(&object, settings.tls.default.as_deref());
+        let is_covered = |host: &HostPattern| tables.tls.is_covered(host) || by_default.contains(host);
         let rules = ingress::rules(&context, &hosts, is_covered, old.as_ref(), &mut self.pools);
         let default = ingress::default_route(&context, old.as_ref(), &mut self.pools);
         let new = Translated {

@@ -1,5 +1,7 @@
 //! Classes, GatewaySettings, the ingress-nginx ConfigMap.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 mod support;
 
 use std::time::Duration;

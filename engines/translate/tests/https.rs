@@ -1,5 +1,7 @@
 //! Certificates by name, and the redirect to HTTPS.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 mod support;
 
 use std::sync::Arc;
@@ -248,6 +250,23 @@ fn the_default_certificate_is_the_settings() {
     let (mut world, _) = World::new(Options::embedded(), objects("infra/other"));
     let translation = world.set(tls_secret("infra/other", &["b.example"]));
     assert_eq!(tls(&translation.snapshot).default.as_ref().unwrap().names, ["b.example"]);
+}
+
+#[test]
+fn a_tls_entry_without_secret_means_the_default_certificate() {
+    let listed =
+        with(web("shop/web", &["a.example", "b.example"]), "spec.tls", json!([{"hosts": ["a.example", "b.example"]}]));
+    let translation = embedded([
+        service("shop/web", 80),
+        tls_secret("infra/default", &["*.example", "a.example"]),
+        settings("default/gw", json!({"tls": {"defaultCertificate": "infra/default"}})),
+        listed.clone(),
+        web("shop/unlisted", &["c.example"]),
+    ]);
+    let redirected = |host| forward(rules(&translation.snapshot, host).last().unwrap()).https_redirect.is_some();
+    assert!(redirected("a.example") && redirected("b.example") && !redirected("c.example"));
+    let translation = embedded([service("shop/web", 80), listed]);
+    assert_eq!(shown(&translation.snapshot, "a.example"), ["prefix / -> shop/web:80"]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Edits one by one end where a translation of everything ends.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 mod support;
 
 use std::sync::{Arc, LazyLock};

@@ -1,5 +1,7 @@
 //! Rules of Ingresses: hosts, paths, conflicts, backends.
 
+#![allow(clippy::unwrap_used, reason = "test code")]
+
 mod support;
 
 use headwater_model::gateway::{Balance, HashKey, UpstreamProtocol};

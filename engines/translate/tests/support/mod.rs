@@ -1,5 +1,5 @@
 //! Builders: a cluster from JSON, certificates, and short ways to ask a snapshot.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "test code, of which each file uses its part")]
 
 use headwater_model::cluster::{Change, Cluster, Object};
 use headwater_model::finding::{Finding, Severity};

@@ -32,7 +32,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         read_str("stdin", &text)
     } else {
         let metadata = std::fs::metadata(&args.source).with_context(|| args.source.display().to_string())?;
-        anyhow::ensure!(metadata.is_dir(), "{} is not a directory (for one file: headwater check - < FILE)", args.source.display());
+        anyhow::ensure!(
+            metadata.is_dir(),
+            "{} is not a directory (for one file: headwater check - < FILE)",
+            args.source.display()
+        );
         read_dir(&args.source)
     };
     let objects = reading.objects.len();

@@ -36,7 +36,8 @@ const MANIFESTS: [(&str, &str); 3] = [
 const BACKEND_LABEL: &str = "headwater.dev/demo-backend";
 
 pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode> {
-    let directory = tempfile::Builder::new().prefix("headwater-demo-").tempdir().context("directory for the manifests")?;
+    let directory =
+        tempfile::Builder::new().prefix("headwater-demo-").tempdir().context("directory for the manifests")?;
     for (name, text) in MANIFESTS {
         std::fs::write(directory.path().join(name), text)?;
     }

@@ -61,7 +61,13 @@ fn print(status: &Value) {
             "" => text(object, "name").to_owned(),
             namespace => format!("{namespace}/{}", text(object, "name")),
         };
-        println!("{}: {place}{} {name}: {}: {}", text(finding, "severity"), text(object, "kind"), text(finding, "field"), text(finding, "message"));
+        println!(
+            "{}: {place}{} {name}: {}: {}",
+            text(finding, "severity"),
+            text(object, "kind"),
+            text(finding, "field"),
+            text(finding, "message")
+        );
         if !text(finding, "mend").is_empty() {
             println!("    mend: {}", text(finding, "mend"));
         }

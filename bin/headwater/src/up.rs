@@ -49,7 +49,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode> {
-    let running = Running::start(&args.directory, &args.serve, Options::embedded(), Box::new(|object| object), level).await?;
+    let running =
+        Running::start(&args.directory, &args.serve, Options::embedded(), Box::new(|object| object), level).await?;
     tracing::info!(directory = %args.directory.display(), admin = %running.admin_address(), "headwater is up");
     stop_signal().await?;
     running.stop(args.serve.drain).await
@@ -143,7 +144,9 @@ fn log_listeners(mut applied: tokio::sync::watch::Receiver<Applied>) {
             let now = applied.borrow_and_update().clone();
             for listener in now.listeners.iter().filter(|listener| !before.listeners.contains(listener)) {
                 match (&listener.error, listener.address) {
-                    (Some(error), _) => tracing::error!(listener = %listener.name, origin = %listener.origin, "{error}"),
+                    (Some(error), _) => {
+                        tracing::error!(listener = %listener.name, origin = %listener.origin, "{error}")
+                    }
                     (None, Some(address)) => {
                         tracing::info!(listener = %listener.name, %address, protocol = ?listener.protocol, "listening");
                     }
@@ -182,18 +185,14 @@ fn admin(
     };
     let snapshots = control.snapshots();
     let findings = control.findings();
-    Admin::new(registry)
-        .log_level(level)
-        .ready(ready)
-        .snapshot(move || snapshots.load())
-        .status(move || {
-            let (applied, findings) = (applied.borrow().clone(), findings.borrow().clone());
-            json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "generation": applied.generation,
-                "listeners": applied.listeners,
-                "faults": applied.faults,
-                "findings": *findings,
-            })
+    Admin::new(registry).log_level(level).ready(ready).snapshot(move || snapshots.load()).status(move || {
+        let (applied, findings) = (applied.borrow().clone(), findings.borrow().clone());
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "generation": applied.generation,
+            "listeners": applied.listeners,
+            "faults": applied.faults,
+            "findings": *findings,
         })
+    })
 }

@@ -140,14 +140,15 @@ impl Applier {
                 error: None,
             };
             let table = self.table(&listener.routes, &previous_tables, &mut applied);
-            let tls = match listener.tls.as_ref().map(|tls| self.server_tls(tls, &previous_tls, &mut applied)).transpose() {
-                Ok(tls) => tls,
-                Err(error) => {
-                    status.error = Some(error);
-                    applied.listeners.push(status);
-                    continue;
-                }
-            };
+            let tls =
+                match listener.tls.as_ref().map(|tls| self.server_tls(tls, &previous_tls, &mut applied)).transpose() {
+                    Ok(tls) => tls,
+                    Err(error) => {
+                        status.error = Some(error);
+                        applied.listeners.push(status);
+                        continue;
+                    }
+                };
             let key = listen_key(listener);
             let known = previous.remove(&key);
             let compiled = match &known {
@@ -157,7 +158,9 @@ impl Applier {
             let (group, address, sockets) = match known {
                 Some(known) => (known.group, known.address, (0..self.workers).map(|_| None).collect()),
                 None => match self.open(listener) {
-                    Ok((group, address, sockets)) => (group, address, sockets.into_iter().map(Some).collect::<Vec<_>>()),
+                    Ok((group, address, sockets)) => {
+                        (group, address, sockets.into_iter().map(Some).collect::<Vec<_>>())
+                    }
                     Err(error) => {
                         status.error = Some(error);
                         applied.listeners.push(status);

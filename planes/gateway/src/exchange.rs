@@ -112,7 +112,11 @@ async fn act<R: Request, B: RequestBody, S: ResponseSink>(
     }
     let redirect = match &plan.rule.action {
         Action::Redirect(redirect) => redirect,
-        Action::Forward(Forward { https_redirect: Some(redirect), .. }) if plan.client.scheme == headwater_client_address::Scheme::Http => redirect,
+        Action::Forward(Forward { https_redirect: Some(redirect), .. })
+            if plan.client.scheme == headwater_client_address::Scheme::Http =>
+        {
+            redirect
+        }
         Action::Forward(forward) => {
             return match forward.timeouts.request {
                 None => self::forward(accepted, timer, request, body, sink, plan, forward, record).await,

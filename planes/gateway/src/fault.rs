@@ -68,6 +68,7 @@ reasons! {
     NotImplemented = "not_implemented", 501, Downstream, "the request asks for something this gateway does not do";
     HttpVersion = "http_version", 505, Downstream, "this version of HTTP is not served";
     NoRoute = "no_route", 404, Local, "no rule matches this host and path";
+    InvalidMatch = "invalid_match", 500, Local, "the rule's conditions cannot be used, so whom it is for is not known";
     NoService = "no_service", 503, Local, "the rule names a Service that does not exist";
     NoServicePort = "no_service_port", 503, Local, "the rule names a port that its Service does not have";
     InvalidRule = "invalid_rule", 503, Local, "the rule is not valid and refuses what it matches";

@@ -70,5 +70,4 @@ mod tests {
         assert_eq!(seen([&rule, &nothing]), "c=1 d=1 b=2 c=3");
         assert_eq!(seen([&rule, &backend]), "d=1 b=2 c=4");
     }
-
 }

@@ -123,11 +123,7 @@ impl Conn {
     }
 }
 
-fn poll_read_vec(
-    stream: Pin<&mut impl AsyncRead>,
-    cx: &mut Context<'_>,
-    buf: &mut Vec<u8>,
-) -> Poll<io::Result<usize>> {
+fn poll_read_vec(stream: Pin<&mut impl AsyncRead>, cx: &mut Context<'_>, buf: &mut Vec<u8>) -> Poll<io::Result<usize>> {
     tokio_util::io::poll_read_buf(stream, cx, buf)
 }
 

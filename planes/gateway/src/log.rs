@@ -80,7 +80,8 @@ fn json(out: &mut Vec<u8>, clock: &Clock, accepted: &Accepted, asked: &Asked<'_>
         None => (accepted.sender.addr, &accepted.sender.provenance),
     };
     // Writing to a vector does not fail.
-    let _ = write!(out, "\",\"client\":\"{client}\",\"peer\":\"{}\",\"provenance\":\"{provenance}\"", accepted.sender.peer);
+    let _ =
+        write!(out, "\",\"client\":\"{client}\",\"peer\":\"{}\",\"provenance\":\"{provenance}\"", accepted.sender.peer);
     string(out, ",\"method\":", asked.method.as_bytes());
     string(out, ",\"host\":", asked.host);
     string(out, ",\"target\":", asked.target.as_bytes());

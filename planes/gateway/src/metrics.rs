@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use headwater_model::client::Provenance;
 use headwater_model::origin::{NamespacedName, Origin};
-use headwater_process::metrics::{
-    CounterShard, HistogramShard, NoLabels, Registry, ShardedCounter, ShardedHistogram,
-};
+use headwater_process::metrics::{CounterShard, HistogramShard, NoLabels, Registry, ShardedCounter, ShardedHistogram};
 
 use crate::fault::Reason;
 use crate::record::Record;
@@ -54,8 +52,7 @@ impl GatewayMetrics {
                 "From the first byte of a request to the last of its response",
             ),
             faults: registry.counters("gateway_faults", "Requests and connections refused or cut off, by reason"),
-            provenance: registry
-                .counters("gateway_clients", "Requests by where the client's address was learned from"),
+            provenance: registry.counters("gateway_clients", "Requests by where the client's address was learned from"),
             proxy_refused: registry
                 .counters("gateway_proxy_protocol_refused", "Connections refused at their PROXY header"),
             connections: registry.counters("gateway_connections_accepted", "Downstream connections"),

@@ -46,9 +46,9 @@ fn each_line<R: Request>(request: &R, plan: &Plan<'_>, backend: &Filters, mut vi
     }
     Edited { lines: &clean, edits }.each(|name, value| {
         // What came through `clean` and is ours by name came from a trusted sender; only edits are filtered here.
-        let edited = edits.iter().any(|edits| {
-            edits.set.iter().chain(&edits.add).any(|(set, _)| name.eq_ignore_ascii_case(set.as_bytes()))
-        });
+        let edited = edits
+            .iter()
+            .any(|edits| edits.set.iter().chain(&edits.add).any(|(set, _)| name.eq_ignore_ascii_case(set.as_bytes())));
         if !(edited && is_ours(name)) {
             visit(name, value);
         }
@@ -57,7 +57,8 @@ fn each_line<R: Request>(request: &R, plan: &Plan<'_>, backend: &Filters, mut vi
 
 /// `Host` towards the endpoint.
 fn host<'a, R: Request>(request: &'a R, plan: &'a Plan<'_>, backend: &'a Filters) -> &'a [u8] {
-    let rewritten = [backend, &plan.rule.filters].into_iter().find_map(|filters| filters.rewrite.as_ref()?.host.as_ref());
+    let rewritten =
+        [backend, &plan.rule.filters].into_iter().find_map(|filters| filters.rewrite.as_ref()?.host.as_ref());
     rewritten.map_or_else(|| request.authority(), |host| host.as_bytes())
 }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use headwater_balance::hash_key as balance_key;
 use headwater_client_address::{Client, HeaderSource, resolve};
 use headwater_model::client::Provenance;
 use headwater_model::gateway::{Backend, Balance, Forward, HashKey, Rule};
@@ -44,7 +45,8 @@ pub(crate) fn plan<'a, R: Request>(
 ) -> Result<Plan<'a>, Refused> {
     let policy = &listener.snapshot.client_address;
     let client = resolve(policy, &accepted.sender, request);
-    let refused = |client: &Client, fault: Fault| Refused { fault, client: Some((client.addr, client.provenance.clone())) };
+    let refused =
+        |client: &Client, fault: Fault| Refused { fault, client: Some((client.addr, client.provenance.clone())) };
     if let Some(reason) = request.conflict() {
         return Err(refused(&client, reason.into()));
     }
@@ -140,11 +142,11 @@ pub(crate) fn hash_key<R: Request>(balance: &Balance, plan: &Plan<'_>, request: 
     let Balance::Hash(key) = balance else { return None };
     match key {
         HashKey::Client => Some(match plan.client.addr {
-            IpAddr::V4(v4) => stable_hash(&v4.octets()),
-            IpAddr::V6(v6) => stable_hash(&v6.octets()),
+            IpAddr::V4(v4) => balance_key(&v4.octets()),
+            IpAddr::V6(v6) => balance_key(&v6.octets()),
         }),
-        HashKey::Header(name) => request.values(name).next().map(stable_hash),
-        HashKey::Cookie(name) => cookie(request, name).map(stable_hash),
+        HashKey::Header(name) => request.values(name).next().map(balance_key),
+        HashKey::Cookie(name) => cookie(request, name).map(balance_key),
     }
 }
 
@@ -154,12 +156,4 @@ fn cookie<'a>(request: &'a impl HeaderSource, name: &str) -> Option<&'a [u8]> {
         let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
         Some(value)
     })
-}
-
-/// The same on every gateway and after every restart, so that a client keeps its endpoint (FNV-1a, finalised).
-fn stable_hash(bytes: &[u8]) -> u64 {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

@@ -101,7 +101,8 @@ impl Gateway {
         let all = futures_util::future::join_all(done);
         let finished = tokio::time::timeout(patience, all).await.is_ok();
         drop(self.commands);
-        let _ = tokio::task::spawn_blocking(move || self.threads.into_iter().for_each(|thread| drop(thread.join()))).await;
+        let _ =
+            tokio::task::spawn_blocking(move || self.threads.into_iter().for_each(|thread| drop(thread.join()))).await;
         finished
     }
 }

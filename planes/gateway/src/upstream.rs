@@ -52,7 +52,9 @@ impl Upstreams {
         for (runtime, compiled) in pools.iter_mut().zip(compiled) {
             match (&runtime, compiled) {
                 (_, None) => *runtime = None,
-                (Some(known), Some(compiled)) if known.is_same_service(&compiled.pool) => known.update(compiled, worker),
+                (Some(known), Some(compiled)) if known.is_same_service(&compiled.pool) => {
+                    known.update(compiled, worker)
+                }
                 (_, Some(compiled)) => *runtime = Some(PoolRuntime::new(compiled, worker)),
             }
         }
@@ -325,12 +327,7 @@ impl PoolRuntime {
         Ok(stream)
     }
 
-    async fn connect_http2(
-        &self,
-        lease: &Lease,
-        attempt: &Attempt<'_>,
-        plan: &Plan<'_>,
-    ) -> Result<Http2Conn, Fault> {
+    async fn connect_http2(&self, lease: &Lease, attempt: &Attempt<'_>, plan: &Plan<'_>) -> Result<Http2Conn, Fault> {
         let conn = self.connect(lease, attempt, plan).await?;
         let handshake = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)

@@ -60,7 +60,9 @@ pub(crate) async fn attempt<B: RequestBody, S: ResponseSink>(
                         Poll::Ready(Ok(())) => sent = true,
                         Poll::Ready(Err(SendFault::Downstream(fault))) => return Poll::Ready(Err(fault)),
                         // The endpoint stopped listening; it may have answered before that.
-                        Poll::Ready(Err(SendFault::Upstream)) => return receive.as_mut().poll(cx).map_ok(|d| (d, false)),
+                        Poll::Ready(Err(SendFault::Upstream)) => {
+                            return receive.as_mut().poll(cx).map_ok(|d| (d, false));
+                        }
                         Poll::Pending => {}
                     }
                 }
@@ -263,7 +265,8 @@ impl Receive<'_, '_> {
         };
         let mut answer = Buffer::small();
         encode::write_status_line(101, &mut answer);
-        ResponseLines { buf: self.buf, head: self.head }.each(|name, value| encode::write_field(name, value, &mut answer));
+        ResponseLines { buf: self.buf, head: self.head }
+            .each(|name, value| encode::write_field(name, value, &mut answer));
         encode::write_field(b"connection", b"upgrade", &mut answer);
         encode::write_field(b"upgrade", protocol, &mut answer);
         answer.extend_from_slice(b"\r\n");

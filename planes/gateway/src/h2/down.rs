@@ -7,7 +7,7 @@ use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason as H2Reason, RecvStream, SendStream};
 use headwater_client_address::HeaderSource;
-use http::header::{CONTENT_LENGTH, HOST};
+use http::header::{CONTENT_LENGTH, HOST, TE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::{CONNECTION_WINDOW, Lines, SEND_BUFFER, STREAM_WINDOW, append, map_of, next_data, send_piece, trailers_of};
@@ -15,9 +15,7 @@ use crate::accept::Accepted;
 use crate::exchange;
 use crate::fault::{Fault, Reason};
 use crate::io::Rewound;
-use crate::message::{
-    BodySize, HeaderLines, Piece, Request, RequestBody, ResponseHead, ResponseSink, Trailers,
-};
+use crate::message::{BodySize, HeaderLines, Piece, Request, RequestBody, ResponseHead, ResponseSink, Trailers};
 use crate::timer::{Interrupt, Timer};
 
 /// Streams reset by the peer before we looked at them, and by us for its errors, before the connection is closed
@@ -90,8 +88,10 @@ async fn stream(accepted: Rc<Accepted>, request: http::Request<RecvStream>, resp
     let (parts, receive) = request.into_parts();
     let is_head = parts.method == http::Method::HEAD;
     let view = View { body: size_of(&parts.headers, &receive), parts };
-    let mut body = Body { receive, timer: &timer, accepted: &accepted, trailers: None, taken: 0, touched: false, done: false };
-    let mut sink = Sink { respond, stream: None, timer: &timer, accepted: &accepted, is_head, started: false, ended: false };
+    let mut body =
+        Body { receive, timer: &timer, accepted: &accepted, trailers: None, taken: 0, touched: false, done: false };
+    let mut sink =
+        Sink { respond, stream: None, timer: &timer, accepted: &accepted, is_head, started: false, ended: false };
     exchange::run(&accepted, &timer, started, &view, &mut body, &mut sink).await;
     if !sink.ended {
         match &mut sink.stream {
@@ -176,7 +176,8 @@ impl Request for View {
     }
 
     fn accepts_trailers(&self) -> bool {
-        true
+        // The protocol layer lets no other value through (RFC 9113 section 8.2.2).
+        self.parts.headers.contains_key(TE)
     }
 
     fn version(&self) -> &'static str {
@@ -188,8 +189,9 @@ impl Request for View {
         let mut hosts = self.parts.headers.get_all(HOST).iter();
         match (authority, hosts.next(), hosts.next()) {
             (_, _, Some(_)) => Some(Reason::HostMismatch),
-            (Some(authority), Some(host), None) => (!host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()))
-                .then_some(Reason::HostMismatch),
+            (Some(authority), Some(host), None) => {
+                (!host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes())).then_some(Reason::HostMismatch)
+            }
             (None, None, None) => Some(Reason::BadRequest),
             _ if self.parts.method == http::Method::CONNECT => Some(Reason::NotImplemented),
             _ => None,

@@ -1,6 +1,6 @@
 //! From a new socket to a request: PROXY header, TLS, version of HTTP.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::apply::CompiledListener;
 use crate::buffer::Buffer;
 use crate::fault::{Fault, Reason};
 use crate::io::{Conn, Prefixed, Rewound};
-use crate::timer::Timer;
+use crate::timer::{Interrupt, Timer};
 use crate::worker::Worker;
 use crate::{h1, h2, respond};
 
@@ -26,6 +26,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// When the process has no descriptor or memory for another socket, asking again at once would only burn CPU.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
+/// How long a connection that has brought nothing yet may still bring its first request after a drain began: its peer
+/// was let in, and does not know.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
+
 /// A listener as this worker sees it now; swapped when the snapshot changes.
 pub(crate) struct ListenerSlot {
     current: RefCell<Arc<CompiledListener>>,
@@ -33,11 +37,12 @@ pub(crate) struct ListenerSlot {
     pub(crate) group: u64,
     /// Connections of all listeners and workers.
     pub(crate) open: Arc<AtomicU32>,
+    removed: Cell<bool>,
 }
 
 impl ListenerSlot {
     pub(crate) fn new(listener: Arc<CompiledListener>, group: u64, open: Arc<AtomicU32>) -> Rc<Self> {
-        Rc::new(Self { current: RefCell::new(listener), group, open })
+        Rc::new(Self { current: RefCell::new(listener), group, open, removed: Cell::new(false) })
     }
 
     pub(crate) fn current(&self) -> Arc<CompiledListener> {
@@ -46,6 +51,11 @@ impl ListenerSlot {
 
     pub(crate) fn swap(&self, listener: Arc<CompiledListener>) {
         *self.current.borrow_mut() = listener;
+    }
+
+    /// Connections that are still taken from its queue drain from the beginning.
+    pub(crate) fn remove(&self) {
+        self.removed.set(true);
     }
 }
 
@@ -146,6 +156,9 @@ async fn connection(
     let _ = tcp.set_nodelay(true);
     let Ok(local) = tcp.local_addr() else { return };
     let timer = worker.timers.timer(slot.group);
+    if slot.removed.get() {
+        timer.drain();
+    }
     let snapshot = &listener.snapshot;
     let sender = Sender::of_socket(peer, local);
     let conn = Conn::Plain(tcp);
@@ -255,15 +268,25 @@ async fn named(
     }
 }
 
+/// What comes first on a connection; `None` when nothing does.
+pub(crate) async fn first_bytes(conn: &Conn, timer: &Timer, patience: Duration) -> Option<Buffer> {
+    timer.set(patience);
+    let mut first = timer.run_idle(conn.read_when_ready()).await;
+    if matches!(first, Err(Interrupt::Drain)) {
+        timer.set(FIRST_REQUEST);
+        first = timer.run(conn.read_when_ready()).await;
+    }
+    match first {
+        Ok(Ok((n, lent))) if n > 0 => Some(lent),
+        _ => None,
+    }
+}
+
 /// Whether the connection begins with the preface of HTTP/2 (RFC 9113 section 3.4). Reads until it is certain; `None`
 /// when nothing came.
 async fn has_preface(timer: &Timer, listener: &CompiledListener, conn: &Conn, buf: &mut Buffer) -> Option<bool> {
     if buf.is_empty() {
-        timer.set(listener.snapshot.connection.idle_timeout);
-        match timer.run_idle(conn.read_when_ready()).await {
-            Ok(Ok((n, lent))) if n > 0 => *buf = lent,
-            _ => return None,
-        }
+        *buf = first_bytes(conn, timer, listener.snapshot.connection.idle_timeout).await?;
     }
     timer.set(listener.snapshot.connection.header_timeout);
     loop {

@@ -232,6 +232,7 @@ fn apply(worker: &Rc<Worker>, running: &mut HashMap<u64, Running>, update: Updat
     }
     // What is left was removed: stop accepting, and let its connections end when they are idle.
     for (group, gone) in running.drain() {
+        gone.slot.remove();
         let _ = gone.stop.send(true);
         worker.timers.drain(Some(group));
     }

@@ -124,6 +124,11 @@ impl Timer {
         self.entry.expired.set(false);
     }
 
+    /// Asks its own connection to close once it is idle.
+    pub(crate) fn drain(&self) {
+        self.entry.draining.set(true);
+    }
+
     pub(crate) fn is_draining(&self) -> bool {
         self.entry.draining.get()
     }

@@ -10,7 +10,7 @@ use headwater_http1::{
 
 use super::RequestLines;
 use super::body::{BodyError, BodyReader, Framing};
-use crate::accept::Accepted;
+use crate::accept::{Accepted, first_bytes};
 use crate::buffer::{Buffer, SMALL};
 use crate::exchange;
 use crate::fault::{Fault, Reason};
@@ -40,10 +40,17 @@ pub(crate) async fn serve(accepted: Rc<Accepted>, conn: Conn, mut buf: Buffer, t
         if buf.is_empty() {
             // Between requests a connection holds no buffer.
             drop(buf);
-            timer.set(settings.idle_timeout);
-            buf = match timer.run_idle(conn.read_when_ready()).await {
-                Ok(Ok((n, lent))) if n > 0 => lent,
+            let lent = match served {
+                0 => first_bytes(&conn, &timer, settings.idle_timeout).await,
                 _ => {
+                    timer.set(settings.idle_timeout);
+                    let read = timer.run_idle(conn.read_when_ready()).await;
+                    read.ok().and_then(Result::ok).and_then(|(n, lent)| (n > 0).then_some(lent))
+                }
+            };
+            buf = match lent {
+                Some(lent) => lent,
+                None => {
                     let _ = conn.shutdown().await;
                     return;
                 }

@@ -28,11 +28,6 @@ impl Age {
     pub(crate) fn at(&self, place: (u32, u32)) -> Self {
         Self { place, ..self.clone() }
     }
-
-    /// Whether it is `whole` at that place.
-    pub(crate) fn is_at(&self, whole: &Self, place: (u32, u32)) -> bool {
-        self.place == place && self.created == whole.created && self.id == whole.id
-    }
 }
 
 /// A place as numbers; objects are far smaller than 2^32 entries.

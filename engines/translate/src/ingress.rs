@@ -26,6 +26,7 @@ use crate::tls::Claim;
 pub(crate) struct Translated {
     pub(crate) object: Arc<Ingress>,
     pub(crate) gateway: GatewayId,
+    pub(crate) age: Age,
     pub(crate) annotations: Annotations,
     /// By place in `spec.rules`; `None` where the host is refused.
     pub(crate) hosts: Vec<Option<HostPattern>>,
@@ -140,8 +141,7 @@ pub(crate) fn rules(
             let place = place(index, path_index);
             let same_spec = old_spec.and_then(|paths| paths.get(path_index)) == Some(path);
             translated.paths.push(match before {
-                // The age may have changed: an object that was deleted and created again.
-                Some(before) if settled && same_spec && before.is_at(context.age, place) => before.clone(),
+                Some(before) if settled && same_spec => before.clone(),
                 before => context.path(host, path, place, redirect, before, pools),
             });
         }
@@ -169,16 +169,6 @@ pub(crate) fn default_route(
     let redirect = context.redirects(false);
     let age = context.age.clone();
     Some(context.route(&HostPattern::Any, PathMatch::Any, backend, "spec.defaultBackend", age, redirect, before, pools))
-}
-
-impl Route {
-    fn is_at(&self, age: &Age, place: (u32, u32)) -> bool {
-        match &self.entry {
-            Some(entry) => entry.age.is_at(age, place),
-            // Left out, with findings that name the place.
-            None => true,
-        }
-    }
 }
 
 impl Context<'_> {
@@ -352,6 +342,11 @@ fn same_rule(a: &Rule, b: &Rule) -> bool {
 const REST: usize = usize::MAX;
 
 impl Translated {
+    /// What every path of the Ingress depends on.
+    pub(crate) fn surroundings(&self) -> (&GatewayId, &Age, &Annotations) {
+        (&self.gateway, &self.age, &self.annotations)
+    }
+
     /// Every entry but the default's, with the places of its rule and path.
     pub(crate) fn placed(&self) -> impl Iterator<Item = (usize, usize, &Arc<Entry>)> {
         self.rules.iter().enumerate().flat_map(|(index, rule)| {

@@ -76,7 +76,7 @@ fn normalise(text: &str) -> Result<Cow<'_, str>, PathError> {
                 return Err(PathError::Percent(text.to_owned()));
             };
             let decoded = high << 4 | low;
-            if is_unreserved(decoded) {
+            if decoded != b'/' && is_path_byte(decoded) {
                 normal.push(char::from(decoded));
             } else {
                 encode(&mut normal, decoded);
@@ -105,13 +105,9 @@ fn hex(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
-}
-
 /// `pchar` and `/` of RFC 3986, but for `%`.
 fn is_path_byte(byte: u8) -> bool {
-    is_unreserved(byte) || b"/!$&'()*+,;=:@".contains(&byte)
+    byte.is_ascii_alphanumeric() || b"-._~/!$&'()*+,;=:@".contains(&byte)
 }
 
 /// Whether the path was most likely meant as a regular expression (ingress-nginx's `use-regex`).
@@ -135,6 +131,7 @@ mod tests {
             (Some("/foo/"), Some(PathType::Prefix), prefix("/foo")),
             (Some("/foo"), Some(PathType::ImplementationSpecific), prefix("/foo")),
             (Some("/%7euser/%c3%bc"), None, prefix("/~user/%C3%BC")),
+            (Some("/%40a%3ab%3d"), None, prefix("/@a:b=")),
             (Some("/ü b"), None, prefix("/%C3%BC%20b")),
         ] {
             assert_eq!(parse_path(path, kind), Ok(expected), "{path:?} {kind:?}");

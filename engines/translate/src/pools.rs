@@ -31,7 +31,8 @@ struct Slot {
     users: usize,
 }
 
-/// Reference-counted; a freed number is given out again only in a later translation.
+/// Reference-counted. Numbers are freed by [`PoolRegistry::sweep`], which ends a translation, so that a number is given
+/// to another pool only in a later one.
 #[derive(Debug, Default)]
 pub(crate) struct PoolRegistry {
     ids: HashMap<PoolKey, PoolId>,
@@ -40,7 +41,6 @@ pub(crate) struct PoolRegistry {
     pub(crate) published: Pools,
     by_service: HashMap<NamespacedName, Vec<PoolId>>,
     free: Vec<PoolId>,
-    freed_now: Vec<PoolId>,
     /// To be built, sorted by nobody.
     pub(crate) dirty: Vec<PoolId>,
     pub(crate) changed: bool,
@@ -48,7 +48,6 @@ pub(crate) struct PoolRegistry {
 
 impl PoolRegistry {
     pub(crate) fn begin(&mut self) {
-        self.free.append(&mut self.freed_now);
         // Small numbers first, so that the table stays short.
         self.free.sort_unstable_by(|a, b| b.cmp(a));
         self.changed = false;
@@ -118,7 +117,7 @@ impl PoolRegistry {
             self.ids.remove(&slot.key);
             self.slots[place] = None;
             self.published.0[place] = None;
-            self.freed_now.push(id);
+            self.free.push(id);
             self.changed = true;
         }
     }

@@ -316,8 +316,7 @@ impl Translator {
             self.retire(&id, old, findings);
             return;
         };
-        let settled =
-            settled && old.as_ref().is_some_and(|old| old.gateway == gateway && old.annotations == annotations);
+        let settled = settled && old.as_ref().is_some_and(|old| old.surroundings() == (&gateway, &age, &annotations));
         let context = Context {
             cluster,
             ingress: &object,
@@ -337,6 +336,7 @@ impl Translator {
         let new = Translated {
             object: object.clone(),
             gateway,
+            age,
             annotations,
             hosts,
             claims,

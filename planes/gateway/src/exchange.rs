@@ -61,7 +61,10 @@ pub(crate) async fn run<R: Request, B: RequestBody, S: ResponseSink>(
             Err(refused.fault)
         }
     };
-    if let Err(fault) = result {
+    if let Err(mut fault) = result {
+        if timer.is_given_up() {
+            fault = Reason::DownstreamClosed.into();
+        }
         answer_fault(&fault, body, sink, &mut record).await;
         record.fault = Some(fault);
     }
@@ -230,7 +233,7 @@ impl<R: Request> Call<'_, R> {
         sink: &mut S,
         record: &mut Record<'_>,
     ) -> Result<Served, Fault> {
-        let stream = self.pool.http2(lease, attempt, self.plan).await?;
+        let stream = self.pool.http2(lease, attempt, self.plan, self.request.authority()).await?;
         record.connect = Some(attempt.started.elapsed());
         let head = outbound::http2_head(self.request, self.plan, self.backend_edits, self.pool.has_tls())?;
         h2::up::attempt(attempt, stream.send.clone(), head, self.request.body_size(), body, sink).await
@@ -248,7 +251,7 @@ impl<R: Request> Call<'_, R> {
         let (conn, reused) = match lease.checkout(careful) {
             Some(conn) => (conn, true),
             None => {
-                let conn = self.pool.connect(lease, attempt, self.plan).await?;
+                let conn = self.pool.connect(lease, attempt, self.plan, self.request.authority()).await?;
                 record.connect = Some(attempt.started.elapsed());
                 (conn, false)
             }

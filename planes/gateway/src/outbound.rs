@@ -68,11 +68,11 @@ fn write_target<R: Request>(request: &R, plan: &Plan<'_>, backend: &Filters, out
     let rewrites = [backend, &plan.rule.filters];
     let rewrite = rewrites.into_iter().find_map(|filters| filters.rewrite.as_ref()?.path.as_ref());
     match rewrite {
-        None if plan.path_changed => out.extend_from_slice(plan.path.as_bytes()),
+        None if plan.path_changed => out.extend_from_slice(plan.path.as_str().as_bytes()),
         None => return out.extend_from_slice(request.target().as_bytes()),
         Some(PathRewrite::Full(path)) => out.extend_from_slice(path.as_bytes()),
         Some(PathRewrite::Prefix(prefix)) => {
-            let rest = plan.path.get(plan.matched_prefix..).unwrap_or("");
+            let rest = plan.path.as_str().get(plan.matched_prefix..).unwrap_or("");
             let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
             out.extend_from_slice(prefix.as_bytes());
             if !rest.starts_with('/') && !(rest.is_empty() && !prefix.is_empty()) {
@@ -93,7 +93,7 @@ fn outbound<'a, R: Request>(request: &'a R, plan: &'a Plan<'_>) -> Outbound<'a, 
         client: &plan.client,
         headers: request,
         authority: request.authority(),
-        fresh_request_id: &plan.request_id,
+        fresh_request_id: plan.request_id.as_str(),
     }
 }
 

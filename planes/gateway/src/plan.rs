@@ -22,13 +22,29 @@ pub(crate) struct Plan<'a> {
     /// Bytes of `path` that the rule's prefix matched.
     pub(crate) matched_prefix: usize,
     /// Normal form of the path.
-    pub(crate) path: String,
+    pub(crate) path: NormalPath<'a>,
     /// Whether the endpoint must get the normal form, because it could read the received one differently.
     pub(crate) path_changed: bool,
-    /// Lower case, without port: for TLS to endpoints.
-    pub(crate) host: String,
     /// For requests that bring none we believe.
-    pub(crate) request_id: String,
+    pub(crate) request_id: RequestId,
+}
+
+/// A fresh id: 32 hexadecimal digits.
+pub(crate) struct RequestId([u8; 32]);
+
+impl RequestId {
+    fn new(random: [u64; 2]) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 32];
+        for (index, digit) in text.iter_mut().enumerate() {
+            *digit = DIGITS[(random[index / 16] >> (4 * (index % 16)) & 15) as usize];
+        }
+        Self(text)
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("")
+    }
 }
 
 /// A request that was refused before a rule was found.
@@ -41,7 +57,7 @@ pub(crate) struct Refused {
 pub(crate) fn plan<'a, R: Request>(
     accepted: &Accepted,
     listener: &'a CompiledListener,
-    request: &R,
+    request: &'a R,
 ) -> Result<Plan<'a>, Refused> {
     let policy = &listener.snapshot.client_address;
     let client = resolve(policy, &accepted.sender, request);
@@ -64,27 +80,21 @@ pub(crate) fn plan<'a, R: Request>(
         },
     };
     let path_changed = normal.recommendation() == Recommendation::Normalised;
-    let path = normal.as_str().to_owned();
-    let mut host = String::new();
     let authority = client.host(request.authority());
-    if !authority.is_empty()
-        && let Err(error) = normalise_host(authority, &mut host)
-    {
-        return Err(refused(&client, Fault::new(Reason::BadRequest).detail(error)));
-    }
-    let view = View { request, path: &path, query, client: client.addr };
-    let Some(matched) = listener.table.find(&view, &host) else {
+    let mut scratch = accepted.worker.host_scratch.borrow_mut();
+    let host = match normalise_host(authority, &mut scratch) {
+        Ok(host) => host,
+        // HTTP/1.0 need not name a host.
+        Err(_) if authority.is_empty() => "",
+        Err(error) => return Err(refused(&client, Fault::new(Reason::BadRequest).detail(error))),
+    };
+    let view = View { request, path: normal.as_str(), query, client: client.addr };
+    let Some(matched) = listener.table.find(&view, host) else {
         return Err(refused(&client, Reason::NoRoute.into()));
     };
     let (rule, matched_prefix) = (matched.rule, matched.matched_prefix_len);
-    let request_id = fresh_id(accepted);
-    Ok(Plan { listener, client, rule, matched_prefix, path, path_changed, host, request_id })
-}
-
-/// 32 hexadecimal digits.
-fn fresh_id(accepted: &Accepted) -> String {
-    let (high, low) = (accepted.worker.random(), accepted.worker.random());
-    format!("{high:016x}{low:016x}")
+    let request_id = RequestId::new([accepted.worker.random(), accepted.worker.random()]);
+    Ok(Plan { listener, client, rule, matched_prefix, path: normal, path_changed, request_id })
 }
 
 /// What rules see of a request.

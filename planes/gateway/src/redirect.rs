@@ -23,7 +23,7 @@ pub(crate) fn location<R: Request>(redirect: &Redirect, plan: &Plan<'_>, request
         None => asked_path.to_owned(),
         Some(PathRewrite::Full(path)) => path.to_string(),
         Some(PathRewrite::Prefix(prefix)) => {
-            let rest = plan.path.get(plan.matched_prefix..).unwrap_or("").trim_start_matches('/');
+            let rest = plan.path.as_str().get(plan.matched_prefix..).unwrap_or("").trim_start_matches('/');
             format!("{}/{rest}", prefix.trim_end_matches('/'))
         }
     };

@@ -23,6 +23,8 @@ pub(crate) enum Interrupt {
     Expired,
     /// The connection was idle and is asked to close.
     Drain,
+    /// The peer that waits for the answer has left.
+    Gone,
 }
 
 /// All deadlines of a worker.
@@ -37,6 +39,7 @@ struct Entry {
     deadline_ms: Cell<u64>,
     expired: Cell<bool>,
     draining: Cell<bool>,
+    gone: Cell<bool>,
     /// Which listener's connection this is, so that one listener can be drained.
     group: u64,
     waker: RefCell<Option<Waker>>,
@@ -53,6 +56,7 @@ impl Timers {
             deadline_ms: Cell::new(u64::MAX),
             expired: Cell::new(false),
             draining: Cell::new(false),
+            gone: Cell::new(false),
             group,
             waker: RefCell::new(None),
         });
@@ -133,6 +137,15 @@ impl Timer {
         self.entry.draining.get()
     }
 
+    /// From now on every wait ends with [`Interrupt::Gone`].
+    pub(crate) fn give_up(&self) {
+        self.entry.gone.set(true);
+    }
+
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.entry.gone.get()
+    }
+
     /// Awaits `future`, but not past the deadline.
     pub(crate) fn run<F: Future>(&self, future: F) -> Run<'_, F> {
         Run { future, entry: &self.entry, idle: false }
@@ -167,6 +180,9 @@ impl<F: Future> Future for Run<'_, F> {
         let this = self.project();
         if let Poll::Ready(output) = this.future.poll(context) {
             return Poll::Ready(Ok(output));
+        }
+        if this.entry.gone.get() {
+            return Poll::Ready(Err(Interrupt::Gone));
         }
         if this.entry.expired.get() {
             return Poll::Ready(Err(Interrupt::Expired));

@@ -12,6 +12,7 @@ use headwater_balance::{EndpointId, HealthEvent, InFlight, Outcome, PoolState, R
 use headwater_client_address::proxy;
 use headwater_model::client::EmitProxyProtocol;
 use headwater_model::gateway::{Balance, EndpointAddress, Pool, PoolId, UpstreamProtocol};
+use headwater_route_match::normalise_host;
 use headwater_net_io::connect::{ConnectError, ConnectErrorKind, connect, connect_tls, peek_closed};
 use tokio::io::AsyncWriteExt;
 
@@ -52,6 +53,7 @@ impl Upstreams {
         for (runtime, compiled) in pools.iter_mut().zip(compiled) {
             match (&runtime, compiled) {
                 (_, None) => *runtime = None,
+                (Some(known), Some(compiled)) if known.is_unchanged(compiled) => {}
                 (Some(known), Some(compiled)) if known.is_same_service(&compiled.pool) => {
                     known.update(compiled, worker)
                 }
@@ -161,10 +163,11 @@ impl PoolRuntime {
             && pool.emit_proxy_protocol == other.emit_proxy_protocol
     }
 
+    fn is_unchanged(&self, compiled: &CompiledPool) -> bool {
+        Arc::ptr_eq(&self.compiled.borrow().pool, &compiled.pool)
+    }
+
     fn update(&self, compiled: &CompiledPool, worker: &Worker) {
-        if Arc::ptr_eq(&self.compiled.borrow().pool, &compiled.pool) {
-            return;
-        }
         let pool = &compiled.pool;
         let mut state = self.state.borrow_mut();
         state.update(&pool.endpoints, pool.health, worker.now_ns(), worker.random());
@@ -236,7 +239,15 @@ impl PoolRuntime {
     }
 
     /// Makes a connection of this endpoint's own.
-    pub(crate) async fn connect(&self, lease: &Lease, attempt: &Attempt<'_>, plan: &Plan<'_>) -> Result<Conn, Fault> {
+    ///
+    /// `authority` is the host that the request is for.
+    pub(crate) async fn connect(
+        &self,
+        lease: &Lease,
+        attempt: &Attempt<'_>,
+        plan: &Plan<'_>,
+        authority: &[u8],
+    ) -> Result<Conn, Fault> {
         let preface = self.preface(attempt, plan);
         let tls = self.compiled.borrow().tls.clone();
         let (address, patience) = (lease.endpoint.address, attempt.timeouts.connect);
@@ -250,7 +261,8 @@ impl PoolRuntime {
                 Conn::Plain(tcp)
             }
             Some(tls) => {
-                let host = (!plan.host.is_empty()).then_some(&*plan.host);
+                let mut scratch = String::new();
+                let host = normalise_host(authority, &mut scratch).ok();
                 let stream = connect_tls(address, &tls, host, &preface, patience).await;
                 Conn::Client(RefCell::new(Box::new(stream.map_err(|error| connect_fault(&error))?)))
             }
@@ -271,7 +283,7 @@ impl PoolRuntime {
             EmitProxyProtocol::V2 => {
                 let extras = proxy::V2Extras {
                     authority: attempt.accepted.sni.as_deref().map(str::as_bytes),
-                    unique_id: Some(plan.request_id.as_bytes()),
+                    unique_id: Some(plan.request_id.as_str().as_bytes()),
                     ..proxy::V2Extras::default()
                 };
                 proxy::write_v2(source, destination, proxy::Transport::Stream, &extras, &mut preface);
@@ -300,10 +312,11 @@ impl PoolRuntime {
         lease: &Lease,
         attempt: &Attempt<'_>,
         plan: &Plan<'_>,
+        authority: &[u8],
     ) -> Result<Http2Stream, Fault> {
         let endpoint = &lease.endpoint;
         if self.pool().emit_proxy_protocol != EmitProxyProtocol::Off {
-            return self.connect_http2(lease, attempt, plan).await.map(|conn| conn.stream());
+            return self.connect_http2(lease, attempt, plan, authority).await.map(|conn| conn.stream());
         }
         if let Some(stream) = endpoint.free_stream(false) {
             return Ok(stream);
@@ -318,7 +331,7 @@ impl PoolRuntime {
         {
             return Ok(stream);
         }
-        let conn = self.connect_http2(lease, attempt, plan).await?;
+        let conn = self.connect_http2(lease, attempt, plan, authority).await?;
         let stream = conn.stream();
         if !endpoint.gone.get() {
             endpoint.http2.borrow_mut().push(conn);
@@ -327,8 +340,14 @@ impl PoolRuntime {
         Ok(stream)
     }
 
-    async fn connect_http2(&self, lease: &Lease, attempt: &Attempt<'_>, plan: &Plan<'_>) -> Result<Http2Conn, Fault> {
-        let conn = self.connect(lease, attempt, plan).await?;
+    async fn connect_http2(
+        &self,
+        lease: &Lease,
+        attempt: &Attempt<'_>,
+        plan: &Plan<'_>,
+        authority: &[u8],
+    ) -> Result<Http2Conn, Fault> {
+        let conn = self.connect(lease, attempt, plan, authority).await?;
         let handshake = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)

@@ -31,6 +31,8 @@ pub(crate) struct Worker {
     pub(crate) request_heads: Spare<headwater_http1::RequestHead>,
     pub(crate) response_heads: Spare<headwater_http1::ResponseHead>,
     pub(crate) shared: Arc<Shared>,
+    /// For the host of the request that is being planned.
+    pub(crate) host_scratch: RefCell<String>,
     random: Cell<u64>,
     started: Instant,
 }
@@ -45,6 +47,7 @@ impl Worker {
             request_heads: Spare::default(),
             response_heads: Spare::default(),
             shared,
+            host_scratch: RefCell::default(),
             started: Instant::now(),
             random: Cell::new(RandomState::new().build_hasher().finish() | 1),
         })

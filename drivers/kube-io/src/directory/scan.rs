@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use headwater_model::finding::{Finding, Location, Severity};
 
 use super::store::FileUpdate;
-use super::walk::{Listed, Listing, MAX_FILE_BYTES, Stamp, note, reason, walk};
+use super::walk::{Listed, Listing, MAX_FILE_BYTES, Stamp, is_listed, note, reason, walk};
 use super::watch::DirectoryWatch;
 use crate::manifest::{self, say};
 
@@ -79,10 +79,11 @@ impl Scanner {
         Sight { updates: updates.into_iter().collect(), notes: Some(notes) }
     }
 
-    /// The files that the events named, if they named nothing else and all of them are still there.
+    /// The files that the events named, if they named nothing else that counts and all of them are still there.
     fn only_known_files(&self, paths: &HashSet<PathBuf>) -> Option<Files> {
         paths
             .iter()
+            .filter(|path| !self.is_noise(path))
             .map(|path| {
                 let name = self.by_real.get(path)?;
                 let metadata = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?;
@@ -90,6 +91,17 @@ impl Scanner {
                 Some((name.clone(), Listed { stamp: Stamp::of(&metadata), ..known.file.clone() }))
             })
             .collect()
+    }
+
+    /// Whether a path can be no manifest, no link and no directory: an editor's temporary file that came or went.
+    fn is_noise(&self, path: &Path) -> bool {
+        if self.by_real.contains_key(path) || self.watch.as_ref().is_none_or(|watch| watch.is_watched(path)) {
+            return false;
+        }
+        match fs::symlink_metadata(path) {
+            Ok(metadata) => metadata.is_file() && !path.file_name().is_some_and(|name| is_listed(&name.to_string_lossy())),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
     }
 
     /// Lists all files, sets the watches, and notes what is gone.

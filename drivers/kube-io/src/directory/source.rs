@@ -20,8 +20,13 @@ use super::scan::{Look, Scanner, Sight, unwatched};
 use super::store::Store;
 use super::watch::{DirectoryWatch, Mailbox};
 
-/// A burst of events is over when none came for this long: an editor writes a file in a few milliseconds.
+/// A burst of events is over when none came for this long and somebody is writing: an editor writes a file in a few
+/// milliseconds.
 const QUIET: Duration = Duration::from_millis(20);
+
+/// The same when every file that was written to was closed or renamed into place: then it is whole, and only other
+/// files of the same change may follow.
+const QUIET_WHEN_WHOLE: Duration = Duration::from_millis(2);
 
 /// A burst that does not end is looked at after this long.
 const LONGEST_BURST: Duration = Duration::from_millis(200);
@@ -150,9 +155,10 @@ impl DirectorySource {
         }
         let end = *self.burst_end.get_or_insert_with(|| Instant::now() + LONGEST_BURST);
         while Instant::now() < end {
+            let quiet = if self.mailbox.is_being_written() { QUIET } else { QUIET_WHEN_WHOLE };
             tokio::select! {
                 more = timeout_at(end, self.mailbox.news()) => if more.is_err() { return },
-                () = sleep(QUIET) => return,
+                () = sleep(quiet) => return,
             }
         }
     }

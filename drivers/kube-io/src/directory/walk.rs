@@ -85,6 +85,11 @@ pub(crate) fn syntax_of(name: &str) -> Option<Syntax> {
     }
 }
 
+/// Whether a file of this name is a manifest.
+pub(crate) fn is_listed(name: &str) -> bool {
+    !name.starts_with('.') && syntax_of(name).is_some()
+}
+
 /// Lists the manifest files below `root`, or `root` itself if it is a file.
 ///
 /// Hidden names are left out. Symbolic links are followed, and each file and directory is listed once, under the

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use headwater_model::finding::Finding;
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
@@ -18,6 +18,8 @@ const MAX_PENDING: usize = 1024;
 #[derive(Default)]
 pub(crate) struct Mailbox {
     pending: Mutex<Look>,
+    /// Files that were written to and not closed since.
+    open: Mutex<HashSet<PathBuf>>,
     news: Notify,
 }
 
@@ -26,7 +28,32 @@ impl Mailbox {
         f(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether somebody is in the middle of writing a file, as far as the kernel told.
+    pub(crate) fn is_being_written(&self) -> bool {
+        !self.open.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    fn follow_writers(&self, event: &Event) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        match event.kind {
+            EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_)) if open.len() < MAX_PENDING => {
+                open.extend(event.paths.iter().cloned());
+            }
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Name(_))
+            | EventKind::Remove(_) => {
+                for path in &event.paths {
+                    open.remove(path);
+                }
+            }
+            _ => {}
+        }
+    }
+
     pub(crate) fn put(&self, event: notify::Result<Event>) {
+        if let Ok(event) = &event {
+            self.follow_writers(event);
+        }
         self.with(|look| match event {
             Ok(event) if event.need_rescan() => look.all = true,
             Ok(event) if is_change(event.kind) => {
@@ -56,6 +83,8 @@ impl Mailbox {
     }
 
     pub(crate) fn take(&self) -> Look {
+        // A writer that has been waited for long enough (or whose close was not told) is waited for no more.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.with(std::mem::take)
     }
 
@@ -85,6 +114,10 @@ impl DirectoryWatch {
     pub(crate) fn new(mailbox: Arc<Mailbox>) -> notify::Result<Self> {
         let watcher = notify::recommended_watcher(move |event| mailbox.put(event))?;
         Ok(Self { watcher, watched: BTreeMap::new() })
+    }
+
+    pub(crate) fn is_watched(&self, path: &Path) -> bool {
+        self.watched.contains_key(path)
     }
 
     /// Drops the watches on directories that events named: they may be another directory by now.
@@ -136,7 +169,7 @@ fn why(error: &notify::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use notify::event::{DataChange, Flag, ModifyKind};
+    use notify::event::{DataChange, Flag};
 
     fn event(kind: EventKind, path: &str) -> notify::Result<Event> {
         Ok(Event::new(kind).add_path(path.into()))

@@ -1,6 +1,10 @@
 //! Downstream HTTP/2: each stream is an exchange of its own.
 
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -10,7 +14,7 @@ use headwater_client_address::HeaderSource;
 use http::header::{CONTENT_LENGTH, HOST, TE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-use super::{CONNECTION_WINDOW, Lines, SEND_BUFFER, STREAM_WINDOW, append, map_of, next_data, send_piece, trailers_of};
+use super::{CONNECTION_WINDOW, Lines, SEND_BUFFER, STREAM_WINDOW, append, map_of, next_data, poll_send, trailers_of};
 use crate::accept::Accepted;
 use crate::exchange;
 use crate::fault::{Fault, Reason};
@@ -43,7 +47,9 @@ pub(crate) async fn serve(accepted: Rc<Accepted>, io: Rewound, timer: Timer) {
     let mut draining = false;
     timer.set(settings.idle_timeout);
     loop {
-        match timer.run_idle(connection.accept()).await {
+        let next = connection.accept();
+        let next = if draining { timer.run(next).await } else { timer.run_idle(next).await };
+        match next {
             Ok(Some(Ok((request, respond)))) => {
                 active.set(active.get() + 1);
                 timer.set(settings.idle_timeout);
@@ -53,19 +59,12 @@ pub(crate) async fn serve(accepted: Rc<Accepted>, io: Rewound, timer: Timer) {
                     drop(active);
                 });
             }
-            Ok(Some(Err(_)) | None) => return,
+            Ok(Some(Err(_)) | None) | Err(Interrupt::Gone) => return,
             // Nothing new for a while: only a connection without streams is idle.
             Err(Interrupt::Expired) if active.get() > 0 => timer.set(settings.idle_timeout),
             Err(Interrupt::Expired) if draining => return,
-            Err(_) => {
-                if draining {
-                    // Already said goodbye; the rest is waiting for the streams, in which a drain is no news.
-                    if timer.run(connection.accept()).await.is_err() && active.get() == 0 {
-                        return;
-                    }
-                    timer.set(settings.idle_timeout);
-                    continue;
-                }
+            Err(Interrupt::Expired | Interrupt::Drain) => {
+                // Says which streams will still be served; the connection ends with the last of them.
                 draining = true;
                 connection.graceful_shutdown();
                 timer.set(settings.idle_timeout);
@@ -90,18 +89,48 @@ async fn stream(accepted: Rc<Accepted>, request: http::Request<RecvStream>, resp
     let view = View { body: size_of(&parts.headers, &receive), parts };
     let mut body =
         Body { receive, timer: &timer, accepted: &accepted, trailers: None, taken: 0, touched: false, done: false };
-    let mut sink =
-        Sink { respond, stream: None, timer: &timer, accepted: &accepted, is_head, started: false, ended: false };
-    exchange::run(&accepted, &timer, started, &view, &mut body, &mut sink).await;
-    if !sink.ended {
-        match &mut sink.stream {
-            Some(stream) => stream.send_reset(H2Reason::INTERNAL_ERROR),
-            None => sink.respond.send_reset(H2Reason::INTERNAL_ERROR),
-        }
+    let respond = RefCell::new(Respond::Head(respond));
+    let mut sink = Sink { respond: &respond, timer: &timer, accepted: &accepted, is_head, started: false, ended: false };
+    {
+        let mut run = pin!(exchange::run(&accepted, &timer, started, &view, &mut body, &mut sink));
+        poll_fn(|cx| {
+            // A stream that was reset makes room for another at once: what it set in motion must stop at once, too
+            // (CVE-2023-44487).
+            if !timer.is_given_up() && respond.borrow_mut().poll_reset(cx).is_ready() {
+                timer.give_up();
+            }
+            run.as_mut().poll(cx)
+        })
+        .await;
+    }
+    let ended = sink.ended;
+    let mut respond = respond.borrow_mut();
+    if !ended {
+        respond.send_reset(H2Reason::INTERNAL_ERROR);
     } else if !body.done && !body.receive.is_end_stream() {
         // The answer is complete without the rest of the request (RFC 9113 section 8.1).
-        if let Some(stream) = &mut sink.stream {
-            stream.send_reset(H2Reason::NO_ERROR);
+        respond.send_reset(H2Reason::NO_ERROR);
+    }
+}
+
+/// Our half of a stream.
+enum Respond {
+    Head(SendResponse<Bytes>),
+    Body(SendStream<Bytes>),
+}
+
+impl Respond {
+    fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Head(respond) => respond.poll_reset(cx).map(drop),
+            Self::Body(stream) => stream.poll_reset(cx).map(drop),
+        }
+    }
+
+    fn send_reset(&mut self, reason: H2Reason) {
+        match self {
+            Self::Head(respond) => respond.send_reset(reason),
+            Self::Body(stream) => stream.send_reset(reason),
         }
     }
 }
@@ -255,8 +284,8 @@ fn closed(error: &h2::Error) -> Fault {
 
 /// Where the response goes.
 struct Sink<'a> {
-    respond: SendResponse<Bytes>,
-    stream: Option<SendStream<Bytes>>,
+    /// Borrowed for the time of a poll only: whoever waits for a reset borrows it, too.
+    respond: &'a RefCell<Respond>,
     timer: &'a Timer,
     accepted: &'a Accepted,
     is_head: bool,
@@ -273,7 +302,10 @@ impl ResponseSink for Sink<'_> {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::from_u16(status).map_err(|_| Reason::UpstreamInvalid)?;
         super::collect_lines(lines, response.headers_mut());
-        self.respond.send_informational(response).map_err(|error| closed(&error))
+        match &mut *self.respond.borrow_mut() {
+            Respond::Head(respond) => respond.send_informational(response).map_err(|error| closed(&error)),
+            Respond::Body(_) => Ok(()),
+        }
     }
 
     async fn head<L: HeaderLines>(&mut self, head: ResponseHead<'_, L>) -> Result<(), Fault> {
@@ -291,18 +323,25 @@ impl ResponseSink for Sink<'_> {
         }
         let end = self.is_head || matches!(head.size, BodySize::None | BodySize::Length(0));
         self.started = true;
-        self.stream = Some(self.respond.send_response(response, end).map_err(|error| closed(&error))?);
+        let mut respond = self.respond.borrow_mut();
+        let Respond::Head(head) = &mut *respond else { return Err(Reason::Internal.into()) };
+        let stream = head.send_response(response, end).map_err(|error| closed(&error))?;
+        *respond = Respond::Body(stream);
         self.ended = end;
         Ok(())
     }
 
     async fn piece(&mut self, piece: Piece<'_>) -> Result<(), Fault> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
         if self.ended {
             return Ok(());
         }
         self.timer.set(self.accepted.settings().body_timeout);
-        match self.timer.run(send_piece(stream, piece)).await {
+        let mut bytes = piece.into_bytes();
+        let send = poll_fn(|cx| match &mut *self.respond.borrow_mut() {
+            Respond::Body(stream) => poll_send(stream, &mut bytes, cx),
+            Respond::Head(_) => Poll::Ready(Ok(())),
+        });
+        match self.timer.run(send).await {
             Ok(sent) => sent.map_err(|error| closed(&error)),
             Err(_) => Err(Fault::new(Reason::DownstreamClosed).detail("the client stopped reading")),
         }
@@ -313,7 +352,8 @@ impl ResponseSink for Sink<'_> {
     }
 
     async fn finish(&mut self, trailers: Trailers) -> Result<(), Fault> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
+        let mut respond = self.respond.borrow_mut();
+        let Respond::Body(stream) = &mut *respond else { return Ok(()) };
         if self.ended {
             return Ok(());
         }

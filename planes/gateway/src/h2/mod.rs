@@ -3,12 +3,14 @@
 pub(crate) mod down;
 pub(crate) mod up;
 
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
 
-use crate::message::{HeaderLines, Piece, Trailers};
+use crate::message::{HeaderLines, Trailers};
 
 /// Largest frame payload and how much a stream may have on the way to a slow reader.
 pub(crate) const SEND_BUFFER: usize = 64 << 10;
@@ -63,15 +65,18 @@ pub(crate) fn map_of(trailers: &Trailers) -> HeaderMap {
     map
 }
 
-/// Sends body bytes as the peer's window allows.
-pub(crate) async fn send_piece(stream: &mut SendStream<Bytes>, piece: Piece<'_>) -> Result<(), h2::Error> {
-    let mut bytes = piece.into_bytes();
+/// Sends as much of `bytes` as the peer's window allows; ready when all is sent.
+pub(crate) fn poll_send(
+    stream: &mut SendStream<Bytes>,
+    bytes: &mut Bytes,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), h2::Error>> {
     while !bytes.is_empty() {
         if stream.capacity() == 0 {
             stream.reserve_capacity(bytes.len());
-            match std::future::poll_fn(|cx| stream.poll_capacity(cx)).await {
+            match ready!(stream.poll_capacity(cx)) {
                 Some(granted) => granted?,
-                None => return Err(h2::Reason::CANCEL.into()),
+                None => return Poll::Ready(Err(h2::Reason::CANCEL.into())),
             };
         }
         let part = bytes.split_to(stream.capacity().min(bytes.len()));
@@ -79,7 +84,7 @@ pub(crate) async fn send_piece(stream: &mut SendStream<Bytes>, piece: Piece<'_>)
             stream.send_data(part, false)?;
         }
     }
-    Ok(())
+    Poll::Ready(Ok(()))
 }
 
 /// The next DATA of a stream; its bytes count as read, so that the peer may send as many again.

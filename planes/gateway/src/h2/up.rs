@@ -9,7 +9,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason as H2Reason, SendStream};
 use http::header::CONTENT_LENGTH;
 
-use super::{Lines, map_of, next_data, send_piece, trailers_of};
+use super::{Lines, map_of, next_data, poll_send, trailers_of};
 use crate::exchange::{Attempt, Served};
 use crate::fault::{Fault, Reason, RetryAdvice};
 use crate::headers::Edited;
@@ -68,9 +68,9 @@ async fn upload<B: RequestBody>(
     body: &mut B,
 ) -> Result<(), Option<Fault>> {
     while let Some(piece) = body.next().await.map_err(Some)? {
-        let piece = Piece::Bytes(piece.into_bytes());
+        let mut bytes = piece.into_bytes();
         attempt.timer.set(attempt.timeouts.idle);
-        match attempt.timer.run(send_piece(stream, piece)).await {
+        match attempt.timer.run(poll_fn(|cx| poll_send(stream, &mut bytes, cx))).await {
             Ok(sent) => sent.map_err(|_| None)?,
             Err(_) => return Err(Some(Reason::UpstreamTimeout.into())),
         }

@@ -1,6 +1,6 @@
 //! `headwater check DIR|-`
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -42,32 +42,33 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let objects = reading.objects.len();
     let (findings, unknown) = headwater_control::check(reading, Options::embedded());
     match args.output {
-        Output::Text => print_text(&findings, &unknown, objects),
-        Output::Json => print_json(&findings, &unknown, objects)?,
+        Output::Text => print(&text(&findings, objects)),
+        Output::Json => print(&json(&findings, &unknown, objects)?),
     }
     Ok(if findings.count(Severity::Error) > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn print_text(findings: &Findings, unknown: &[UnknownKind], objects: usize) {
+/// Prints, unless whoever reads has had enough (`| head`).
+pub(crate) fn print(text: &str) {
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
+
+fn text(findings: &Findings, objects: usize) -> String {
+    let mut text = String::new();
     for finding in findings {
         let word = match finding.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
             Severity::Info => "info",
         };
-        println!("{word}: {finding}");
+        text.push_str(&format!("{word}: {finding}\n"));
     }
-    for kind in unknown {
-        println!("info: {}: {} of {} {} not read by this version", kind.first, kind.count, kind.api_version, kind.kind);
-    }
-    println!(
-        "{objects} objects, {} errors, {} warnings",
-        findings.count(Severity::Error),
-        findings.count(Severity::Warning)
-    );
+    let (errors, warnings) = (findings.count(Severity::Error), findings.count(Severity::Warning));
+    text.push_str(&format!("{objects} objects, {errors} errors, {warnings} warnings\n"));
+    text
 }
 
-fn print_json(findings: &Findings, unknown: &[UnknownKind], objects: usize) -> anyhow::Result<()> {
+fn json(findings: &Findings, unknown: &[UnknownKind], objects: usize) -> anyhow::Result<String> {
     #[derive(serde::Serialize)]
     struct Report<'a> {
         objects: usize,
@@ -78,7 +79,10 @@ fn print_json(findings: &Findings, unknown: &[UnknownKind], objects: usize) -> a
     }
     let unknown_kinds = unknown
         .iter()
-        .map(|kind| serde_json::json!({"apiVersion": kind.api_version, "kind": kind.kind, "count": kind.count, "first": kind.first}))
+        .map(|kind| {
+            let UnknownKind { kind, api_version, count, first } = kind;
+            serde_json::json!({"apiVersion": api_version, "kind": kind, "count": count, "first": first})
+        })
         .collect();
     let report = Report {
         objects,
@@ -87,6 +91,5 @@ fn print_json(findings: &Findings, unknown: &[UnknownKind], objects: usize) -> a
         findings,
         unknown_kinds,
     };
-    println!("{}", serde_json::to_string_pretty(&report)?);
-    Ok(())
+    Ok(serde_json::to_string_pretty(&report)? + "\n")
 }

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde_json::Value;
 
+use crate::check::print;
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Admin port of the gateway to ask
@@ -21,10 +23,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let answer = headwater_process::admin::fetch(args.admin, "/status")
         .with_context(|| format!("no gateway answers at {} (start one with: headwater up DIR)", args.admin))?;
     let status: Value = serde_json::from_str(&answer).context("answer of the admin port")?;
-    if args.output == "json" {
-        println!("{}", serde_json::to_string_pretty(&status)?);
-    } else {
-        print(&status);
+    match &*args.output {
+        "json" => print(&(serde_json::to_string_pretty(&status)? + "\n")),
+        _ => print(&table(&status)),
     }
     let refused = list(&status, "findings").any(|finding| finding["severity"] == "error")
         || list(&status, "listeners").any(|listener| !listener["error"].is_null())
@@ -40,39 +41,40 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or("")
 }
 
-fn print(status: &Value) {
-    println!("headwater {}, snapshot {}", text(status, "version"), status["generation"]);
-    println!("\nLISTENER          ADDRESS                   PROTOCOL  STATE");
+fn table(status: &Value) -> String {
+    let mut lines = vec![
+        format!("headwater {}, snapshot {}", text(status, "version"), status["generation"]),
+        String::new(),
+        format!("{:<17} {:<25} {:<9} STATE", "LISTENER", "ADDRESS", "PROTOCOL"),
+    ];
     for listener in list(status, "listeners") {
         let state = listener["error"].as_str().unwrap_or("listening");
         let address = listener["address"].as_str().unwrap_or("-");
-        println!("{:<17} {address:<25} {:<9} {state}", text(listener, "name"), text(listener, "protocol"));
+        lines.push(format!("{:<17} {address:<25} {:<9} {state}", text(listener, "name"), text(listener, "protocol")));
     }
     if list(status, "findings").next().is_some() {
-        println!("\nFINDINGS");
+        lines.extend([String::new(), "FINDINGS".to_owned()]);
     }
     for finding in list(status, "findings") {
-        let object = &finding["object"];
         let place = match (finding["location"]["file"].as_str(), &finding["location"]["line"]) {
             (Some(file), line) => format!("{file}:{line}: "),
             (None, _) => String::new(),
         };
-        let name = match text(object, "namespace") {
-            "" => text(object, "name").to_owned(),
-            namespace => format!("{namespace}/{}", text(object, "name")),
+        let object = &finding["object"];
+        let object = match (text(object, "kind"), text(object, "namespace"), text(object, "name")) {
+            ("", ..) => String::new(),
+            (kind, "", name) => format!("{kind} {name}: "),
+            (kind, namespace, name) => format!("{kind} {namespace}/{name}: "),
         };
-        println!(
-            "{}: {place}{} {name}: {}: {}",
-            text(finding, "severity"),
-            text(object, "kind"),
-            text(finding, "field"),
-            text(finding, "message")
-        );
+        let field = match text(finding, "field") {
+            "" => String::new(),
+            field => format!("{field}: "),
+        };
+        lines.push(format!("{}: {place}{object}{field}{}", text(finding, "severity"), text(finding, "message")));
         if !text(finding, "mend").is_empty() {
-            println!("    mend: {}", text(finding, "mend"));
+            lines.push(format!("    mend: {}", text(finding, "mend")));
         }
     }
-    for fault in list(status, "faults") {
-        println!("error: {}", fault.as_str().unwrap_or(""));
-    }
+    lines.extend(list(status, "faults").map(|fault| format!("error: {}", fault.as_str().unwrap_or(""))));
+    lines.join("\n") + "\n"
 }

@@ -14,8 +14,14 @@ pub(crate) const LARGE: usize = 64 << 10;
 const KEPT_SMALL: usize = 64;
 const KEPT_LARGE: usize = 32;
 
+/// Buffers that nobody holds.
+struct Pool {
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+}
+
 thread_local! {
-    static POOL: RefCell<(Vec<Vec<u8>>, Vec<Vec<u8>>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { small: Vec::new(), large: Vec::new() }) };
 }
 
 /// A byte vector on loan.
@@ -24,13 +30,13 @@ pub(crate) struct Buffer(Vec<u8>);
 impl Buffer {
     /// An empty one with room for [`SMALL`] bytes.
     pub(crate) fn small() -> Self {
-        let kept = POOL.with_borrow_mut(|pool| pool.0.pop());
+        let kept = POOL.with_borrow_mut(|pool| pool.small.pop());
         Self(kept.unwrap_or_else(|| Vec::with_capacity(SMALL)))
     }
 
     /// An empty one with room for [`LARGE`] bytes.
     pub(crate) fn large() -> Self {
-        let kept = POOL.with_borrow_mut(|pool| pool.1.pop());
+        let kept = POOL.with_borrow_mut(|pool| pool.large.pop());
         Self(kept.unwrap_or_else(|| Vec::with_capacity(LARGE)))
     }
 
@@ -62,8 +68,8 @@ impl Drop for Buffer {
         let _ = POOL.try_with(|pool| {
             let mut pool = pool.borrow_mut();
             match vec.capacity() {
-                SMALL if pool.0.len() < KEPT_SMALL => pool.0.push(vec),
-                LARGE if pool.1.len() < KEPT_LARGE => pool.1.push(vec),
+                SMALL if pool.small.len() < KEPT_SMALL => pool.small.push(vec),
+                LARGE if pool.large.len() < KEPT_LARGE => pool.large.push(vec),
                 _ => {}
             }
         });

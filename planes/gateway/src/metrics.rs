@@ -93,10 +93,12 @@ pub(crate) struct WorkerMetrics {
     proxy_refused: RefCell<Vec<(&'static str, CounterShard)>>,
     unrouted: Route,
     /// By the address of the origin, which the entry keeps alive, so that no two are ever mistaken.
-    routes: RefCell<ahash::HashMap<usize, (Arc<Origin>, Rc<Route>)>>,
+    routes: RefCell<ByOrigin>,
     named: RefCell<ahash::HashMap<Origin, Rc<Route>>>,
     pools: RefCell<ahash::HashMap<(NamespacedName, u16), PoolMetrics>>,
 }
+
+type ByOrigin = ahash::HashMap<usize, (Arc<Origin>, Rc<Route>)>;
 
 struct Route {
     labels: Labels<3>,

@@ -75,7 +75,7 @@ fn write_target<R: Request>(request: &R, plan: &Plan<'_>, backend: &Filters, out
             let rest = plan.path.as_str().get(plan.matched_prefix..).unwrap_or("");
             let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
             out.extend_from_slice(prefix.as_bytes());
-            if !rest.starts_with('/') && !(rest.is_empty() && !prefix.is_empty()) {
+            if !rest.starts_with('/') && (!rest.is_empty() || prefix.is_empty()) {
                 out.push(b'/');
             }
             out.extend_from_slice(rest.as_bytes());

@@ -1,8 +1,10 @@
 //! One attempt of an exchange with an HTTP/1.1 endpoint.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use headwater_http1::{Limits, Method, ResponseFraming, ResponseHead as ParsedHead, Status, encode, parse_response};
 
@@ -53,16 +55,14 @@ pub(crate) async fn attempt<B: RequestBody, S: ResponseSink>(
             let mut receive = Receive { attempt, conn: &conn, out, buf: &mut buf, head: &mut head };
             let mut send = pin!(send(attempt, &conn, out, body));
             let mut receive = pin!(receive.run(sink));
-            let mut sent = false;
+            let (mut sending, mut sent) = (true, false);
             poll_fn(|cx| {
-                if !sent {
+                if sending {
                     match send.as_mut().poll(cx) {
-                        Poll::Ready(Ok(())) => sent = true,
+                        Poll::Ready(Ok(())) => (sending, sent) = (false, true),
                         Poll::Ready(Err(SendFault::Downstream(fault))) => return Poll::Ready(Err(fault)),
                         // The endpoint stopped listening; it may have answered before that.
-                        Poll::Ready(Err(SendFault::Upstream)) => {
-                            return receive.as_mut().poll(cx).map_ok(|d| (d, false));
-                        }
+                        Poll::Ready(Err(SendFault::Upstream)) => sending = false,
                         Poll::Pending => {}
                     }
                 }
@@ -125,6 +125,7 @@ async fn send<B: RequestBody>(
         write(attempt, conn, &pending).await.map_err(upstream)?;
     }
     attempt.uploaded.set(true);
+    attempt.timer.set(attempt.timeouts.idle);
     Ok(())
 }
 
@@ -182,7 +183,10 @@ impl Receive<'_, '_> {
     }
 
     async fn read_head(&mut self) -> Result<usize, Fault> {
-        self.attempt.timer.set(self.attempt.timeouts.idle);
+        // While the request is being sent, the deadline is that of the client, who may be the one to wait for.
+        if self.attempt.uploaded.get() {
+            self.attempt.timer.set(self.attempt.timeouts.idle);
+        }
         loop {
             match parse_response(self.buf, &Limits::DEFAULT, self.out.method, self.head) {
                 Ok(Status::Complete(consumed)) => return Ok(consumed),
@@ -238,16 +242,37 @@ impl Receive<'_, '_> {
         let Some(left) = reader.remaining().filter(|left| *left >= SPLICE_FROM) else { return Ok(None) };
         let (Some(from), Some(to)) = (self.conn.plain(), sink.splice_target()) else { return Ok(None) };
         let timer = self.attempt.timer;
-        timer.set(self.attempt.timeouts.idle);
-        let progress = |_| timer.set(self.attempt.timeouts.idle);
-        let moved = match timer.run(splice(from, to, left, progress)).await {
-            Ok(Ok(moved)) => moved,
-            Ok(Err(error)) => match error.by {
-                SpliceSide::Pipe => return Ok(None),
-                SpliceSide::From => return Err(Fault::new(Reason::UpstreamTruncated).detail(error.cause)),
-                SpliceSide::To => return Err(Fault::new(Reason::DownstreamClosed).detail(error.cause)),
-            },
-            Err(_) => return Err(Reason::UpstreamTimeout.into()),
+        let (patience, idle) = (self.attempt.accepted.settings().body_timeout, self.attempt.timeouts.idle);
+        let step = patience.min(idle);
+        let waited = Cell::new(Duration::ZERO);
+        timer.set(step);
+        let moved = {
+            let mut work = pin!(splice(from, to, left, |_| {
+                waited.set(Duration::ZERO);
+                timer.set(step);
+            }));
+            loop {
+                match timer.run(work.as_mut()).await {
+                    Ok(Ok(moved)) => break moved,
+                    Ok(Err(error)) => match error.by {
+                        SpliceSide::Pipe => return Ok(None),
+                        SpliceSide::From => return Err(Fault::new(Reason::UpstreamTruncated).detail(error.cause)),
+                        SpliceSide::To => return Err(Fault::new(Reason::DownstreamClosed).detail(error.cause)),
+                    },
+                    Err(_) => {
+                        waited.set(waited.get() + step);
+                        // A client that does not read is not the endpoint's fault.
+                        let blocked = poll_fn(|cx| Poll::Ready(to.poll_write_ready(cx).is_pending())).await;
+                        if blocked && waited.get() >= patience {
+                            return Err(Fault::new(Reason::DownstreamClosed).detail("the client stopped reading"));
+                        }
+                        if !blocked && waited.get() >= idle {
+                            return Err(Reason::UpstreamTimeout.into());
+                        }
+                        timer.set(step);
+                    }
+                }
+            }
         };
         if moved < left {
             return Err(Reason::UpstreamTruncated.into());

@@ -83,6 +83,7 @@ async fn upload<B: RequestBody>(
     };
     ended.map_err(|_| None)?;
     attempt.uploaded.set(true);
+    attempt.timer.set(attempt.timeouts.idle);
     Ok(())
 }
 
@@ -92,7 +93,10 @@ async fn receive<S: ResponseSink>(
     is_head: bool,
     sink: &mut S,
 ) -> Result<Served, Fault> {
-    attempt.timer.set(attempt.timeouts.idle);
+    // While the request is being sent, the deadline is that of the client, who may be the one to wait for.
+    if attempt.uploaded.get() {
+        attempt.timer.set(attempt.timeouts.idle);
+    }
     let response = match attempt.timer.run(&mut response).await {
         Ok(response) => response.map_err(|error| closed(&error, false))?,
         Err(_) => return Err(Reason::UpstreamTimeout.into()),

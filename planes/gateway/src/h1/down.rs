@@ -124,11 +124,19 @@ impl Turn<'_> {
     async fn read_head(&self, buf: &mut Buffer, head: &mut RequestHead) -> Result<Option<usize>, Fault> {
         // Only a head that does not arrive at once needs a deadline.
         let mut waiting = false;
+        let mut parsed = 0;
         loop {
-            match parse_request(buf, self.limits, head) {
-                Ok(Status::Complete(consumed)) => return Ok(Some(consumed)),
-                Ok(Status::Partial) => {}
-                Err(error) => return Err(refusal(&error, buf)),
+            // Only the end of a line, or the length of one, is news worth parsing again for: a head that trickles in is
+            // parsed once for each line. An empty line may come first.
+            let past = |limit: usize| parsed <= limit && buf.len() > limit;
+            let news = past(0) || past(self.limits.max_start_line_bytes + 4) || past(self.limits.max_head_bytes);
+            if news || memchr::memchr(b'\n', &buf[parsed..]).is_some() {
+                parsed = buf.len();
+                match parse_request(buf, self.limits, head) {
+                    Ok(Status::Complete(consumed)) => return Ok(Some(consumed)),
+                    Ok(Status::Partial) => {}
+                    Err(error) => return Err(refusal(&error, buf)),
+                }
             }
             if !waiting {
                 waiting = true;
@@ -203,6 +211,7 @@ fn refusal(error: &RequestError, buf: &[u8]) -> Fault {
         Reason::ProxyHeader
     } else {
         match error.status() {
+            _ if *error == RequestError::HostMismatch => Reason::HostMismatch,
             414 => Reason::UriTooLong,
             431 => Reason::HeaderTooLarge,
             501 => Reason::NotImplemented,

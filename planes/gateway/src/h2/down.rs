@@ -1,6 +1,6 @@
 //! Downstream HTTP/2: each stream is an exchange of its own.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason as H2Reason, RecvStream, SendStream};
 use headwater_client_address::HeaderSource;
+use headwater_model::settings::Limits;
 use http::header::{CONTENT_LENGTH, HOST, TE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
@@ -26,6 +27,10 @@ use crate::timer::{Interrupt, Timer};
 /// (rapid reset, CVE-2023-44487, and its sequel of 2025).
 const MAX_PENDING_RESETS: usize = 32;
 const MAX_ERROR_RESETS: usize = 256;
+
+/// Requests that a peer may reset before their answer began, before they may not be the most of its requests: each of
+/// them makes an endpoint work for nothing.
+const ABANDONED_FREE: u64 = 500;
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(accepted: Rc<Accepted>, io: Rewound, timer: Timer) {
@@ -43,7 +48,7 @@ pub(crate) async fn serve(accepted: Rc<Accepted>, io: Rewound, timer: Timer) {
         .max_send_buffer_size(SEND_BUFFER)
         .handshake::<_, Bytes>(io);
     let Ok(Ok(mut connection)) = timer.run(handshake).await else { return };
-    let active = Rc::new(std::cell::Cell::new(0_usize));
+    let streams = Rc::new(Streams::default());
     let mut draining = false;
     timer.set(settings.idle_timeout);
     loop {
@@ -51,17 +56,25 @@ pub(crate) async fn serve(accepted: Rc<Accepted>, io: Rewound, timer: Timer) {
         let next = if draining { timer.run(next).await } else { timer.run_idle(next).await };
         match next {
             Ok(Some(Ok((request, respond)))) => {
-                active.set(active.get() + 1);
+                if streams.are_abused() {
+                    drop((request, respond));
+                    connection.abrupt_shutdown(H2Reason::ENHANCE_YOUR_CALM);
+                    timer.set(settings.header_timeout);
+                    while let Ok(Some(Ok(_))) = timer.run(connection.accept()).await {}
+                    return;
+                }
+                let (accepted, active) = (accepted.clone(), Active::new(&streams));
                 timer.set(settings.idle_timeout);
-                let (accepted, active) = (accepted.clone(), Active(active.clone()));
-                tokio::task::spawn_local(async move {
-                    stream(accepted, request, respond).await;
-                    drop(active);
-                });
+                tokio::task::spawn_local(async move { stream(accepted, request, respond, &active).await });
+                let most = u64::from(limits.requests_per_connection);
+                if most != 0 && streams.begun.get() >= most && !draining {
+                    draining = true;
+                    connection.graceful_shutdown();
+                }
             }
             Ok(Some(Err(_)) | None) | Err(Interrupt::Gone) => return,
             // Nothing new for a while: only a connection without streams is idle.
-            Err(Interrupt::Expired) if active.get() > 0 => timer.set(settings.idle_timeout),
+            Err(Interrupt::Expired) if streams.active.get() > 0 => timer.set(settings.idle_timeout),
             Err(Interrupt::Expired) if draining => return,
             Err(Interrupt::Expired | Interrupt::Drain) => {
                 // Says which streams will still be served; the connection ends with the last of them.
@@ -73,24 +86,59 @@ pub(crate) async fn serve(accepted: Rc<Accepted>, io: Rewound, timer: Timer) {
     }
 }
 
-struct Active(Rc<std::cell::Cell<usize>>);
+/// Counts the streams of a connection.
+#[derive(Default)]
+struct Streams {
+    active: Cell<u64>,
+    begun: Cell<u64>,
+    /// Reset by the peer before an answer began.
+    abandoned: Cell<u64>,
+}
 
-impl Drop for Active {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+impl Streams {
+    fn are_abused(&self) -> bool {
+        let abandoned = self.abandoned.get();
+        abandoned > ABANDONED_FREE && 2 * abandoned > self.begun.get()
     }
 }
 
-async fn stream(accepted: Rc<Accepted>, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) {
+/// A stream that is being served.
+struct Active(Rc<Streams>);
+
+impl Active {
+    fn new(streams: &Rc<Streams>) -> Self {
+        streams.active.set(streams.active.get() + 1);
+        streams.begun.set(streams.begun.get() + 1);
+        Self(streams.clone())
+    }
+
+    fn abandoned(&self) {
+        self.0.abandoned.set(self.0.abandoned.get() + 1);
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+    }
+}
+
+async fn stream(
+    accepted: Rc<Accepted>,
+    request: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    active: &Active,
+) {
     let started = Instant::now();
     let timer = accepted.worker.timers.timer(accepted.group);
     let (parts, receive) = request.into_parts();
     let is_head = parts.method == http::Method::HEAD;
-    let view = View { body: size_of(&parts.headers, &receive), parts };
+    let view = View { body: size_of(&parts.headers, &receive), parts, limits: accepted.settings().limits };
     let mut body =
         Body { receive, timer: &timer, accepted: &accepted, trailers: None, taken: 0, touched: false, done: false };
     let respond = RefCell::new(Respond::Head(respond));
-    let mut sink = Sink { respond: &respond, timer: &timer, accepted: &accepted, is_head, started: false, ended: false };
+    let mut sink =
+        Sink { respond: &respond, timer: &timer, accepted: &accepted, is_head, started: false, ended: false };
     {
         let mut run = pin!(exchange::run(&accepted, &timer, started, &view, &mut body, &mut sink));
         poll_fn(|cx| {
@@ -105,11 +153,13 @@ async fn stream(accepted: Rc<Accepted>, request: http::Request<RecvStream>, resp
     }
     let ended = sink.ended;
     let mut respond = respond.borrow_mut();
+    if timer.is_given_up() && matches!(*respond, Respond::Head(_)) {
+        active.abandoned();
+    }
+    // An answer that is complete without the rest of the request is followed by a reset without error (RFC 9113 section
+    // 8.1). The protocol layer sends it once both halves are dropped; asked to send it, it would drop the answer.
     if !ended {
         respond.send_reset(H2Reason::INTERNAL_ERROR);
-    } else if !body.done && !body.receive.is_end_stream() {
-        // The answer is complete without the rest of the request (RFC 9113 section 8.1).
-        respond.send_reset(H2Reason::NO_ERROR);
     }
 }
 
@@ -150,6 +200,7 @@ fn size_of(headers: &HeaderMap, receive: &RecvStream) -> BodySize {
 struct View {
     parts: http::request::Parts,
     body: BodySize,
+    limits: Limits,
 }
 
 impl HeaderLines for View {
@@ -175,6 +226,29 @@ impl HeaderLines for View {
 impl HeaderSource for View {
     fn values<'a>(&'a self, name: &'a str) -> impl DoubleEndedIterator<Item = &'a [u8]> + 'a {
         self.parts.headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
+    }
+}
+
+impl View {
+    /// Why the request would not be let in if it were written in HTTP/1.1: an endpoint gets from neither version what the
+    /// other refuses.
+    fn unfit(&self) -> Option<Reason> {
+        let (method, target) = (self.parts.method.as_str(), self.target());
+        let line = method.len() + target.len() + "  HTTP/1.1".len();
+        // Some endpoints cannot tell `_` from `-`.
+        let disguised = |name: &http::HeaderName| {
+            let name = name.as_str();
+            name.contains('_') && matches!(&*name.replace('_', "-"), "content-length" | "transfer-encoding")
+        };
+        if line > self.limits.request_line_bytes as usize {
+            Some(Reason::UriTooLong)
+        } else if self.parts.headers.len() > self.limits.header_count as usize {
+            Some(Reason::HeaderTooLarge)
+        } else if !headwater_http1::is_target(target.as_bytes()) || (target == "*" && method != "OPTIONS") {
+            Some(Reason::BadRequest)
+        } else {
+            self.parts.headers.keys().any(disguised).then_some(Reason::BadRequest)
+        }
     }
 }
 
@@ -214,6 +288,9 @@ impl Request for View {
     }
 
     fn conflict(&self) -> Option<Reason> {
+        if let Some(reason) = self.unfit() {
+            return Some(reason);
+        }
         let authority = self.parts.uri.authority();
         let mut hosts = self.parts.headers.get_all(HOST).iter();
         match (authority, hosts.next(), hosts.next()) {

@@ -1,0 +1,122 @@
+//! Whether the pages say what the code does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use headwater_model::settings::{GatewaySettingsSpec, ListenerProtocol, ListenerSpec};
+use headwater_translate::Options;
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The part of a page below a heading, up to the next heading.
+fn below<'a>(page: &'a str, heading: &str) -> &'a str {
+    let (_, rest) = page.split_once(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading {heading}"));
+    rest.split_once("\n#").map_or(rest, |(part, _)| part)
+}
+
+/// What stands in backquotes in the first column of a table, or anywhere in other text.
+fn quoted(text: &str, first_column: bool) -> BTreeSet<String> {
+    let parts = text.lines().filter(|line| line.starts_with('|') == first_column).map(|line| match first_column {
+        true => line.split('|').nth(1).unwrap(),
+        false => line,
+    });
+    let words = parts.flat_map(|part| part.split('`').skip(1).step_by(2));
+    words.map(str::to_owned).collect()
+}
+
+/// Every field below a value, without lists' contents.
+fn fields(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(fields_of) => {
+            fields_of.iter().for_each(|(name, value)| fields(value, &format!("{path}.{name}"), found));
+        }
+        _ => {
+            found.insert(path.to_owned());
+        }
+    }
+}
+
+#[test]
+fn the_settings_page_names_every_field_and_no_other() {
+    let mut expected = BTreeSet::new();
+    fields(&serde_json::to_value(GatewaySettingsSpec::default()).unwrap(), "spec", &mut expected);
+    let listener = ListenerSpec {
+        name: String::new(),
+        address: None,
+        port: 0,
+        protocol: ListenerProtocol::HTTP,
+        client_address: None,
+    };
+    fields(&serde_json::to_value(listener).unwrap(), "spec.listeners[]", &mut expected);
+    assert_eq!(quoted(&read("docs/settings.md"), true), expected);
+}
+
+/// Names that a list in the source of the translator has.
+fn listed(path: &str) -> BTreeSet<String> {
+    let source = read(path);
+    let lines = source.lines().filter_map(|line| line.strip_prefix("    \"")?.strip_suffix("\","));
+    lines.map(str::to_owned).collect()
+}
+
+/// The names of which `headwater check` does not say that they are not implemented.
+fn obeyed(kind: &str, namespace: &str, name: &str, field: &str, pairs: &BTreeMap<String, &str>) -> BTreeSet<String> {
+    let mut object = serde_json::json!({"kind": kind, "metadata": {"namespace": namespace, "name": name}});
+    match kind {
+        "Ingress" => {
+            object["apiVersion"] = "networking.k8s.io/v1".into();
+            object["metadata"]["annotations"] = serde_json::to_value(pairs).unwrap();
+            object["spec"] = serde_json::json!({});
+        }
+        _ => {
+            object["apiVersion"] = "v1".into();
+            object["data"] = serde_json::to_value(pairs).unwrap();
+        }
+    }
+    let reading = headwater_kube_io::read_str("all.json", &object.to_string());
+    assert_eq!(reading.objects.len(), 1, "{:#?}", reading.findings);
+    let (findings, _) = headwater_control::check(reading, Options::embedded());
+    let warned: BTreeSet<&str> = findings
+        .iter()
+        .filter(|finding| finding.reason == "NotImplemented")
+        .filter_map(|finding| finding.field.strip_prefix(field))
+        .map(|name| name.trim_end_matches(']'))
+        .collect();
+    pairs.keys().filter(|name| !warned.contains(name.as_str())).cloned().collect()
+}
+
+const PREFIX: &str = "nginx.ingress.kubernetes.io/";
+
+#[test]
+fn the_ingress_page_tells_obeyed_annotations_from_those_that_are_warned_of() {
+    let page = read("docs/ingress.md");
+    let known = listed("engines/translate/src/annotation_names.rs");
+    let value = |name: &str| if name == "upstream-hash-by" { "$remote_addr" } else { "true" };
+    let pairs = known.iter().map(|name| (format!("{PREFIX}{name}"), value(name))).collect();
+    let obeyed: BTreeSet<String> = obeyed("Ingress", "a", "b", "metadata.annotations[", &pairs)
+        .into_iter()
+        .map(|name| name[PREFIX.len()..].to_owned())
+        .collect();
+    assert_eq!(quoted(below(&page, "### Obeyed"), true), obeyed);
+    let missing = quoted(below(&page, "### Warned of: protection that is missing"), false);
+    let idle = quoted(below(&page, "### Warned of: without effect"), false);
+    assert!(missing.is_disjoint(&idle));
+    let warned: BTreeSet<String> = missing.union(&idle).cloned().collect();
+    assert_eq!(warned, known.difference(&obeyed).cloned().collect());
+}
+
+#[test]
+fn the_ingress_page_tells_obeyed_keys_of_the_config_map_from_those_without_effect() {
+    let page = read("docs/ingress.md");
+    let known = listed("engines/translate/src/nginx_keys.rs");
+    let pairs = known.iter().map(|name| (name.clone(), "true")).collect();
+    let obeyed = obeyed("ConfigMap", "ingress-nginx", "ingress-nginx-controller", "data.", &pairs);
+    assert_eq!(quoted(below(&page, "### Obeyed keys"), true), obeyed);
+    assert_eq!(quoted(below(&page, "### Keys without effect"), false), known.difference(&obeyed).cloned().collect());
+}

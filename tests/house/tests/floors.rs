@@ -92,7 +92,7 @@ fn only_its_owner_names_a_library_of_the_outside() {
     let owners: &[(&str, &[&str])] = &[
         ("kube", &["drivers/kube-io"]),
         ("notify", &["drivers/kube-io"]),
-        ("saphyr", &["drivers/kube-io"]),
+        ("saphyr-parser", &["drivers/kube-io"]),
         ("hyper", &["process"]),
         ("prometheus-client", &["process"]),
         // whoami is a server of its own, translate checks that key and certificate belong together.

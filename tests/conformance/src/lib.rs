@@ -207,6 +207,11 @@ impl Stand {
         self.metrics().lines().find_map(value).unwrap_or(0.0)
     }
 
+    /// The access log so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&self.log.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)).into_owned()
+    }
+
     /// Waits until an access log line satisfies the condition, and returns it.
     pub fn log_line(&self, condition: impl Fn(&serde_json::Value) -> bool) -> Result<serde_json::Value> {
         wait::value(wait::DEADLINE, || {

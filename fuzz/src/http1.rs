@@ -18,6 +18,9 @@ const TIGHT: Limits = Limits {
     max_trailers: 3,
 };
 
+/// For what was written back: `a:b` has become `a: b`.
+const ROOMY: Limits = Limits { max_head_bytes: 128 * 1024, max_trailer_bytes: 32 * 1024, ..Limits::DEFAULT };
+
 /// Splitting at each byte is quadratic; longer inputs arrive in larger pieces.
 const PIECES: usize = 1024;
 
@@ -53,7 +56,7 @@ pub fn http1_request(bytes: &[u8]) {
     }
     again.extend_from_slice(b"\r\n");
     let mut reread = RequestHead::new();
-    assert_eq!(parse_request(&again, &Limits::DEFAULT, &mut reread), Ok(Status::Complete(again.len())));
+    assert_eq!(parse_request(&again, &ROOMY, &mut reread), Ok(Status::Complete(again.len())));
     assert_eq!(lines(reread.headers(), &again), lines(head.headers(), bytes));
     let facts = |head: &RequestHead| (head.framing(), head.keep_alive(), head.expect_continue());
     assert_eq!(facts(&reread), facts(&head));
@@ -103,7 +106,7 @@ pub fn http1_chunked(bytes: &[u8]) {
         let mut again = Vec::new();
         encode::write_chunk(&whole.body, &mut again);
         encode::write_trailers(whole.trailers.iter().map(|(name, value)| (&name[..], &value[..])), &mut again);
-        let reread = decode(&again, &mut std::iter::once(again.len()), &Limits::DEFAULT);
+        let reread = decode(&again, &mut std::iter::once(again.len()), &ROOMY);
         assert_eq!((&reread.body, &reread.trailers), (&whole.body, &whole.trailers));
         assert_eq!(reread.end, Ok(Some(again.len())));
     }

@@ -132,8 +132,18 @@ fn packages_are_named_after_their_folders() {
 /// Words in backquotes that look like paths of this project.
 fn paths_named_in(text: &str) -> BTreeSet<String> {
     const FLOORS: [&str; 12] = [
-        "bin/", "planes/", "process/", "drivers/", "engines/", "model/", "testkit/", "tests/", "fuzz/", "bench/",
-        "examples/", "docs/",
+        "bin/",
+        "planes/",
+        "process/",
+        "drivers/",
+        "engines/",
+        "model/",
+        "testkit/",
+        "tests/",
+        "fuzz/",
+        "bench/",
+        "examples/",
+        "docs/",
     ];
     text.split('`')
         .skip(1)

@@ -490,6 +490,10 @@ impl ResponseSink for Sink<'_> {
 
     async fn piece(&mut self, piece: Piece<'_>) -> Result<(), Fault> {
         let bytes = piece.as_slice();
+        if bytes.is_empty() {
+            // An empty DATA frame, for one: a chunk of that size would end the body, and its end alone would break it.
+            return Ok(());
+        }
         match &mut self.framing {
             OutFraming::None => return Ok(()),
             OutFraming::Chunked => encode::write_chunk_header(bytes.len() as u64, &mut self.out),

@@ -197,6 +197,7 @@ fn haproxy_config(lab: &Lab, connections: usize) -> String {
     format!(
         "global
   nbthread 1
+  no strict-limits
   maxconn {connections}
   tune.ssl.cachesize 0
   ssl-default-bind-options ssl-min-ver TLSv1.3 no-tls-tickets

@@ -42,11 +42,9 @@ struct Sample {
 }
 
 pub(super) fn run(lab: &Lab) -> Result<Section> {
-    // A proxy needs two files for each connection it makes room for; HAProxy insists on it.
-    let files = usize::try_from(namespace::open_files()).unwrap_or(usize::MAX);
-    let idle = IDLE.min((files / 2).saturating_sub(1000));
+    let idle = IDLE.min(idle_within(namespace::open_files()));
     if idle == 0 {
-        bail!("{files} open files are too few (try: ulimit -n 30000)");
+        bail!("{} open files are too few (try: ulimit -n 20000)", namespace::open_files());
     }
     let mut names = vec!["nginx".to_owned(), "haproxy".to_owned()];
     names.extend(lab.headwater.iter().enumerate().map(|(number, _)| match number {
@@ -101,6 +99,16 @@ pub(super) fn run(lab: &Lab) -> Result<Section> {
     })
 }
 
+/// Connections that a proxy makes room for: nginx closes idle ones when less than a sixteenth is free.
+fn room(idle: usize) -> usize {
+    idle + idle / 5
+}
+
+/// Idle connections that a limit of open files allows, with some files left for everything else.
+fn idle_within(files: u64) -> usize {
+    usize::try_from(files.saturating_sub(1000)).unwrap_or(usize::MAX)
+}
+
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
@@ -119,7 +127,7 @@ fn fresh(lab: &Lab, index: usize, name: &str, room: usize) -> Result<Subject> {
 
 fn sample(lab: &Lab, index: usize, name: &str, idle: usize) -> Result<Sample> {
     let (started, peak, after) = large_responses(&fresh(lab, index, name, 1024)?)?;
-    let per_idle = idle_connections(&fresh(lab, index, name, idle + 500)?, idle)?;
+    let per_idle = idle_connections(&fresh(lab, index, name, room(idle))?, idle)?;
     Ok(Sample { proxy: name.to_owned(), started, peak, after, idle_connections: idle, per_idle })
 }
 
@@ -184,4 +192,17 @@ fn idle_connections(subject: &Subject, count: usize) -> Result<f64> {
         connection.get(HOST, "/100").with_context(|| format!("idle connection {number} was not kept"))?;
     }
     Ok(after.saturating_sub(before) as f64 / count as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_connections_leave_open_files_and_room_to_spare() {
+        for (files, idle) in [(400, 0), (1024, 24), (20_000, 19_000)] {
+            assert_eq!(idle_within(files), idle, "{files}");
+        }
+        assert!(room(IDLE) - IDLE > room(IDLE) / 16);
+    }
 }

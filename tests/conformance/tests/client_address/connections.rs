@@ -15,8 +15,11 @@ use headwater_testkit::wait;
 
 use crate::{ANY, BEHIND_LB, Bench, First, HOST, OPTIONAL, REQUIRED, XFF, address, addresses, ask_once};
 
-/// Inbound headers of requests that follow each other, and the X-Forwarded-For and scheme they come to.
-const SEQUENCE: &[(&[(&str, &str)], &str, &str)] = &[
+/// Inbound headers of a request, and the X-Forwarded-For and scheme they come to.
+type Step = (&'static [(&'static str, &'static str)], &'static str, &'static str);
+
+/// Requests that follow each other.
+const SEQUENCE: &[Step] = &[
     (&[(XFF, "C")], "C, L", "http"),
     (&[(XFF, "E"), ("X-Forwarded-Proto", "https")], "E, L", "https"),
     (&[], "L", "http"),
@@ -26,7 +29,7 @@ const SEQUENCE: &[(&[(&str, &str)], &str, &str)] = &[
 ];
 
 fn sequence() -> Vec<String> {
-    let request = |(headers, _, _): &(&[(&str, &str)], &str, &str)| {
+    let request = |(headers, _, _): &Step| {
         let lines = headers.iter().map(|(name, value)| format!("{name}: {}\r\n", addresses(value)));
         format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n{}\r\n", lines.collect::<String>())
     };

@@ -152,11 +152,12 @@ pub(crate) struct Attacker {
 }
 
 impl Attacker {
-    /// Connects, and sends the preface and empty SETTINGS.
+    /// Connects, sends the preface and empty SETTINGS, and opens the window of the connection for all that may come.
     pub(crate) fn connect(dial: &Dial) -> Result<Self> {
         let mut this = Self { client: RawClient::open(dial)? };
         let mut start = PREFACE.to_vec();
         start.extend(frame(SETTINGS, 0, 0, &[]));
+        start.extend(frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes()));
         this.send(&start)?;
         Ok(this)
     }

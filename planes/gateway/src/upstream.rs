@@ -4,6 +4,7 @@ use std::cell::{Cell, Ref, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,8 +13,8 @@ use headwater_balance::{EndpointId, HealthEvent, InFlight, Outcome, PoolState, R
 use headwater_client_address::proxy;
 use headwater_model::client::EmitProxyProtocol;
 use headwater_model::gateway::{Balance, EndpointAddress, Pool, PoolId, UpstreamProtocol};
-use headwater_route_match::normalise_host;
 use headwater_net_io::connect::{ConnectError, ConnectErrorKind, connect, connect_tls, peek_closed};
+use headwater_route_match::normalise_host;
 use tokio::io::AsyncWriteExt;
 
 use crate::apply::{CompiledPool, chain};
@@ -72,6 +73,7 @@ impl Upstreams {
             let limit = u64::try_from(pool.pool().keep_alive.idle_timeout.as_millis()).unwrap_or(u64::MAX);
             for endpoint in pool.endpoints.borrow().iter().flatten() {
                 endpoint.idle.borrow_mut().retain(|idle| idle.since_ms.saturating_add(limit) > now_ms);
+                endpoint.http2.borrow_mut().retain_mut(|conn| !conn.is_lost() && !conn.is_idle(limit, now_ms));
             }
         }
     }
@@ -107,6 +109,8 @@ struct Http2Conn {
     send: SendRequest<Bytes>,
     streams: Rc<Cell<usize>>,
     closed: Rc<Cell<bool>>,
+    /// The first look that found it without streams.
+    idle_since_ms: Cell<Option<u64>>,
 }
 
 /// A place on a shared connection.
@@ -371,13 +375,31 @@ impl PoolRuntime {
             let _ = connection.await;
             end.set(true);
         });
-        Ok(Http2Conn { send, streams: Rc::default(), closed })
+        Ok(Http2Conn { send, streams: Rc::default(), closed, idle_since_ms: Cell::default() })
     }
 }
 
 impl Http2Conn {
+    /// Whether it ended, or its peer said that it will (GOAWAY): streams that run go on, others must not begin.
+    fn is_lost(&mut self) -> bool {
+        // A handle that waits for no stream of its own is ready at once, or never again.
+        let mut context = Context::from_waker(Waker::noop());
+        self.closed.get() || matches!(self.send.poll_ready(&mut context), Poll::Ready(Err(_)))
+    }
+
+    /// Whether it had no stream for longer than the limit; looks for that as often as it is asked.
+    fn is_idle(&self, limit_ms: u64, now_ms: u64) -> bool {
+        if self.streams.get() > 0 {
+            return false;
+        }
+        let since = self.idle_since_ms.get().unwrap_or(now_ms);
+        self.idle_since_ms.set(Some(since));
+        since.saturating_add(limit_ms) <= now_ms
+    }
+
     fn stream(&self) -> Http2Stream {
         self.streams.set(self.streams.get() + 1);
+        self.idle_since_ms.set(None);
         Http2Stream { send: self.send.clone(), streams: self.streams.clone() }
     }
 }
@@ -386,7 +408,7 @@ impl EndpointRuntime {
     /// A place on the connection with fewest streams; one that is full counts only when `any` will do.
     fn free_stream(&self, any: bool) -> Option<Http2Stream> {
         let mut conns = self.http2.borrow_mut();
-        conns.retain(|conn| !conn.closed.get());
+        conns.retain_mut(|conn| !conn.is_lost());
         let best = conns.iter().min_by_key(|conn| conn.streams.get())?;
         let has_room = best.streams.get() < best.send.current_max_send_streams();
         (has_room || any).then(|| best.stream())

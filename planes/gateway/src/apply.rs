@@ -2,7 +2,7 @@
 //!
 //! Whatever has not changed since the last snapshot is the same `Arc` as before, here and in the workers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -11,7 +11,7 @@ use headwater_model::gateway::{
     Endpoint, EndpointAddress, GatewaySnapshot, Listener, Pool, Protocol, RouteTable, TlsTermination, UpstreamProtocol,
     UpstreamTls,
 };
-use headwater_net_io::listen::listen_shared;
+use headwater_net_io::listen::{listen, listen_shared};
 use headwater_net_io::tls::client::ClientTls;
 use headwater_net_io::tls::server::ServerTls;
 use headwater_route_match::CompiledTable;
@@ -130,6 +130,10 @@ impl Applier {
         let previous_tables = std::mem::take(&mut self.tables);
         let previous_tls = std::mem::take(&mut self.tls);
         let mut previous = std::mem::take(&mut self.sockets);
+        // Ports of ours that are given up: what takes their place may share them until they are closed.
+        let kept: HashSet<ListenKey> = snapshot.listeners.iter().map(|listener| listen_key(listener)).collect();
+        let given_up: HashSet<u16> =
+            previous.iter().filter(|(key, _)| !kept.contains(key)).map(|(_, socket)| socket.address.port()).collect();
         let mut listeners: Vec<Vec<OpenListener>> = (0..self.workers).map(|_| Vec::new()).collect();
         for listener in &snapshot.listeners {
             let mut status = ListenerStatus {
@@ -157,7 +161,7 @@ impl Applier {
             };
             let (group, address, sockets) = match known {
                 Some(known) => (known.group, known.address, (0..self.workers).map(|_| None).collect()),
-                None => match self.open(listener) {
+                None => match self.open(listener, given_up.contains(&listener.port)) {
                     Ok((group, address, sockets)) => {
                         (group, address, sockets.into_iter().map(Some).collect::<Vec<_>>())
                     }
@@ -185,9 +189,18 @@ impl Applier {
         (updates, acks, applied)
     }
 
-    fn open(&mut self, listener: &Listener) -> Result<(u64, SocketAddr, Vec<std::net::TcpListener>), String> {
+    /// `ours`: another socket of this gateway has the port, and is about to be closed.
+    fn open(
+        &mut self,
+        listener: &Listener,
+        ours: bool,
+    ) -> Result<(u64, SocketAddr, Vec<std::net::TcpListener>), String> {
         let wanted = SocketAddr::new(listener.address, listener.port);
-        let sockets = listen_shared(wanted, self.workers, BACKLOG).map_err(|error| chain(&error))?;
+        let sockets = match ours {
+            true => (0..self.workers).map(|_| listen(wanted, true, BACKLOG)).collect(),
+            false => listen_shared(wanted, self.workers, BACKLOG),
+        };
+        let sockets = sockets.map_err(|error| chain(&error))?;
         let address = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(wanted);
         self.next_group += 1;
         Ok((self.next_group, address, sockets))

@@ -29,6 +29,9 @@ use crate::metrics::{GatewayMetrics, WorkerMetrics};
 use crate::timer::TICK;
 use crate::worker::{Shared, Worker};
 
+/// Time between two tries to open what could not be opened.
+const REOPEN: Duration = Duration::from_secs(1);
+
 /// How the gateway is run; everything else stands in its snapshot.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -118,6 +121,8 @@ async fn control(
     let mut names = Names::default();
     let mut refresh = tokio::time::interval(REFRESH);
     refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut reopen = tokio::time::interval(REOPEN);
+    reopen.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let snapshot = snapshots.load();
         if snapshot.generation != 0 {
@@ -130,6 +135,7 @@ async fn control(
             report.send_replace(applied);
         }
         loop {
+            let is_refused = report.borrow().listeners.iter().any(|listener| listener.error.is_some());
             tokio::select! {
                 changed = snapshots.changed() => {
                     if changed.is_err() {
@@ -141,6 +147,15 @@ async fn control(
                     if !names.is_empty() && names.refresh(&snapshot, false).await {
                         send(&mut applier, &snapshot, &names, &workers).await;
                     }
+                }
+                // Who holds the port may be the gateway before this one, which drains.
+                _ = reopen.tick(), if is_refused => {
+                    let again = send(&mut applier, &snapshot, &names, &workers).await;
+                    report.send_if_modified(|known| {
+                        let differs = *known != again;
+                        *known = again;
+                        differs
+                    });
                 }
             }
         }

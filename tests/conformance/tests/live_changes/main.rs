@@ -213,6 +213,63 @@ fn a_removed_listener_finishes_running_requests_and_then_closes() -> Result<()> 
     Ok(())
 }
 
+/// A port that was free a moment ago; the listener that holds it goes away with the returned value.
+fn free_port() -> Result<std::net::TcpListener> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?)
+}
+
+#[test]
+fn a_listener_moves_to_another_address_of_its_port() -> Result<()> {
+    let origin = Origin::http("one")?;
+    let port = free_port()?.local_addr()?.port();
+    let listener = |address: &str| {
+        Stand::gateway_with(&format!(
+            "listeners:\n  - {{name: http, address: \"{address}\", port: {port}, protocol: HTTP}}\n"
+        ))
+    };
+    let stand = Stand::start(&[
+        ("gateway.yaml", listener("127.0.0.1")),
+        ("app.yaml", Stand::app("app", "app.test", &[origin.address()])),
+    ])?;
+    let ask = |ip: [u8; 4]| RawClient::connect((ip, port).into())?.request(GET);
+    assert_eq!(ask([127, 0, 0, 1])?.status, 200);
+    for (address, there, elsewhere) in [
+        ("0.0.0.0", [127, 0, 0, 2], None),
+        ("127.0.0.2", [127, 0, 0, 2], Some([127, 0, 0, 1])),
+        ("::", [127, 0, 0, 1], None),
+    ] {
+        let applied = stand.change(|dir| dir.write("gateway.yaml", &listener(address)))?;
+        assert_eq!(applied.listeners[0].error, None, "{address}");
+        assert_eq!(ask(there)?.status, 200, "{address}");
+        if let Some(elsewhere) = elsewhere {
+            wait::until(wait::DEADLINE, || ask(elsewhere).is_err())
+                .with_context(|| format!("only {address} is left"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_port_that_becomes_free_is_listened_on_without_another_change() -> Result<()> {
+    let origin = Origin::http("one")?;
+    let stand = stand(origin.address())?;
+    let holder = free_port()?;
+    let address = holder.local_addr()?;
+    let taken = format!(
+        "listeners:\n  - {{name: taken, address: \"{}\", port: {}, protocol: HTTP}}\n",
+        address.ip(),
+        address.port()
+    );
+    let applied = stand.change(|dir| dir.write("gateway.yaml", &Stand::gateway_with(&taken)))?;
+    let error = applied.listeners[0].error.clone().context("the port is taken")?;
+    assert!(error.contains("in use") && error.contains(&address.to_string()), "{error}");
+    drop(holder);
+    wait::until(wait::DEADLINE, || {
+        RawClient::connect(address).is_ok_and(|mut client| client.request(GET).is_ok_and(|a| a.status == 200))
+    })?;
+    wait::until(wait::DEADLINE, || stand.applied().listeners[0].error.is_none())
+}
+
 #[test]
 fn a_half_written_file_changes_nothing() -> Result<()> {
     let (one, two) = (Origin::http("one")?, Origin::http("two")?);

@@ -155,4 +155,16 @@ mod tests {
             assert!((400..600).contains(&reason.status()));
         }
     }
+
+    #[test]
+    fn the_page_about_faults_has_a_line_for_each_reason_and_no_other() {
+        let page = include_str!("../../../docs/faults.md");
+        let mut lines: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        for reason in Reason::ALL {
+            let start = format!("| `{}` | {} | {} | ", reason.word(), reason.status(), reason.by().as_str());
+            let found = lines.iter().position(|line| line.starts_with(&start));
+            lines.remove(found.unwrap_or_else(|| panic!("docs/faults.md has no line that begins with {start:?}")));
+        }
+        assert_eq!(lines, Vec::<&str>::new(), "docs/faults.md has lines for no reason");
+    }
 }

@@ -1,4 +1,5 @@
 //! Whether the pages say what the code does.
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -139,9 +139,14 @@ fn welcome(worker: &Rc<Worker>, slot: &Rc<ListenerSlot>, tcp: TcpStream, peer: S
         }
         return;
     }
+    // From here on a drain waits for it.
+    let timer = worker.timers.timer(slot.group);
+    if slot.removed.get() {
+        timer.drain();
+    }
     let (worker, slot) = (worker.clone(), slot.clone());
     tokio::task::spawn_local(async move {
-        connection(worker, slot, listener, tcp, peer).await;
+        connection(worker, slot, listener, timer, tcp, peer).await;
         drop(guard);
     });
 }
@@ -150,15 +155,12 @@ async fn connection(
     worker: Rc<Worker>,
     slot: Rc<ListenerSlot>,
     listener: Arc<CompiledListener>,
+    timer: Timer,
     tcp: TcpStream,
     peer: SocketAddr,
 ) {
     let _ = tcp.set_nodelay(true);
     let Ok(local) = tcp.local_addr() else { return };
-    let timer = worker.timers.timer(slot.group);
-    if slot.removed.get() {
-        timer.drain();
-    }
     let snapshot = &listener.snapshot;
     let sender = Sender::of_socket(peer, local);
     let conn = Conn::Plain(tcp);

@@ -191,13 +191,19 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut draining: Option<oneshot::Sender<()>> = None;
+    // Listeners that still take what waits in their queues.
+    let mut closing: Vec<watch::Sender<bool>> = Vec::new();
     loop {
         tokio::select! {
             biased;
             command = commands.recv() => match command {
                 Some(Command::Update(update)) => apply(&worker, &mut running, update),
                 Some(Command::Drain(done)) => {
-                    running.clear();
+                    for (_, gone) in running.drain() {
+                        gone.slot.remove();
+                        let _ = gone.stop.send(true);
+                        closing.push(gone.stop);
+                    }
                     worker.timers.drain(None);
                     draining = Some(done);
                 }
@@ -207,15 +213,12 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
                 worker.timers.sweep();
                 worker.upstreams.sweep(worker.timers.now_ms());
                 worker.log.flush();
-                if draining.is_some() {
-                    // Connections that were accepted from the queue after the drain began.
-                    worker.timers.drain(None);
-                    if worker.timers.is_empty()
-                        && let Some(done) = draining.take()
-                    {
-                        worker.log.flush();
-                        let _ = done.send(());
-                    }
+                if worker.timers.is_empty()
+                    && closing.iter().all(watch::Sender::is_closed)
+                    && let Some(done) = draining.take()
+                {
+                    worker.log.flush();
+                    let _ = done.send(());
                 }
             }
         }

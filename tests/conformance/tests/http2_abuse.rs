@@ -108,7 +108,8 @@ fn resets_provoked_from_the_server_end_the_connection_too() -> Result<()> {
     let dial = Dial::to(siege.stand.address("http"));
     let block = get(APP, "/", &[]);
     // MadeYouReset (CVE-2025-8671): what a stream must be reset for, after a request that is complete.
-    let provocations: [(&str, fn(u32) -> Vec<u8>); 4] = [
+    type Provocation = (&'static str, fn(u32) -> Vec<u8>);
+    let provocations: [Provocation; 4] = [
         ("window of 0", |stream| frame(WINDOW_UPDATE, 0, stream, &[0; 4])),
         ("window past 2^31", |stream| frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff])),
         ("DATA after the end", |stream| frame(DATA, END_STREAM, stream, b"x")),

@@ -378,8 +378,12 @@ fn bodies_that_endpoints_cut_or_overrun_never_mix_with_the_next_response() -> Re
     siege.end()
 }
 
-/// A request's lines with one of the pseudo-headers replaced (`None`: left out), and more lines behind.
-fn lines<'a>(replaced: Option<(&'a str, Option<&'a [u8]>)>, more: &[(&'a [u8], &'a [u8])]) -> Vec<u8> {
+/// A pseudo-header and what replaces it; `None`: it is left out.
+type Replaced<'a> = Option<(&'a str, Option<&'a [u8]>)>;
+type Lines<'a> = &'a [(&'a [u8], &'a [u8])];
+
+/// A request's lines with one of the pseudo-headers replaced, and more lines behind.
+fn lines<'a>(replaced: Replaced<'a>, more: Lines<'a>) -> Vec<u8> {
     let mut all: Vec<(&[u8], &[u8])> = Vec::new();
     for (name, value) in [(":method", "POST"), (":scheme", "http"), (":authority", "app.test"), (":path", "/")] {
         match replaced {
@@ -511,7 +515,7 @@ fn http2_requests_reach_an_http1_origin_with_one_host_and_one_cookie_line() -> R
     let origin = Origin::http("app")?;
     let siege = Siege::start("", origin.address())?;
     let dial = Dial::to(siege.stand.address("http"));
-    let table: [(Option<(&str, Option<&[u8]>)>, &[(&[u8], &[u8])]); 3] = [
+    let table: [(Replaced<'_>, Lines<'_>); 3] = [
         (None, &[(b"host", b"app.test")]),
         (Some((":authority", None)), &[(b"host", b"app.test")]),
         (None, &[(b"cookie", b"a=1"), (b"cookie", b"b=2"), (b"te", b"trailers"), (b"expect", b"100-continue")]),

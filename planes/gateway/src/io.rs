@@ -86,6 +86,21 @@ impl Conn {
         .await
     }
 
+    /// Reads what there is while nothing is expected; takes a buffer only when there is something, or the end.
+    pub(crate) fn poll_read_ahead(&self, cx: &mut Context<'_>, buf: &mut Buffer) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(tcp) => ready!(tcp.poll_read_ready(cx))?,
+            Self::Server(tls) => ready!(tls.borrow().get_ref().0.tcp.poll_read_ready(cx))?,
+            Self::Client(tls) => ready!(tls.borrow().get_ref().0.poll_read_ready(cx))?,
+        }
+        *buf = Buffer::small();
+        let polled = self.poll_read_buf(cx, buf);
+        if polled.is_pending() {
+            *buf = Buffer::none();
+        }
+        polled
+    }
+
     pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         if let Self::Plain(tcp) = self {
             while !bytes.is_empty() {

@@ -1,6 +1,10 @@
 //! Downstream HTTP/1: one connection, one request after the other.
 
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use headwater_client_address::HeaderSource;
@@ -58,7 +62,15 @@ pub(crate) async fn serve(accepted: Rc<Accepted>, conn: Conn, mut buf: Buffer, t
         }
         served = served.saturating_add(1);
         let last = settings.limits.requests_per_connection != 0 && served >= settings.limits.requests_per_connection;
-        let turn = Turn { accepted: &accepted, conn: &conn, timer: &timer, limits: &limits, last };
+        let turn = Turn {
+            accepted: &accepted,
+            conn: &conn,
+            timer: &timer,
+            limits: &limits,
+            last,
+            is_heard: Cell::new(false),
+            ahead: RefCell::new(Buffer::none()),
+        };
         match turn.serve(buf).await {
             After::Next(rest) => buf = rest,
             After::Close => {
@@ -104,6 +116,10 @@ struct Turn<'a> {
     limits: &'a Limits,
     /// Whether the connection ends with it.
     last: bool,
+    /// Whether the request has been read whole: what comes next is the next request, or the end.
+    is_heard: Cell<bool>,
+    /// What was read of the next request while this one was served.
+    ahead: RefCell<Buffer>,
 }
 
 impl Turn<'_> {
@@ -187,19 +203,56 @@ impl Turn<'_> {
             ended: false,
             tunnelled: false,
         };
-        exchange::run(self.accepted, self.timer, started, &view, &mut body, &mut sink).await;
-        if sink.tunnelled || !sink.ended {
+        // Behind a request to switch protocols may come bytes of the other protocol.
+        let watches = view.upgrade().is_none();
+        {
+            let mut run = pin!(exchange::run(self.accepted, self.timer, started, &view, &mut body, &mut sink));
+            poll_fn(|cx| {
+                let polled = run.as_mut().poll(cx);
+                if polled.is_pending() && watches && self.peer_has_left(cx) {
+                    self.timer.give_up();
+                    return run.as_mut().poll(cx);
+                }
+                polled
+            })
+            .await;
+        }
+        if sink.tunnelled || !sink.ended || self.timer.is_given_up() {
             return After::Gone;
         }
         if !sink.keep_alive || self.timer.is_draining() || !body.is_done() {
             return After::Close;
         }
-        match body.rest() {
-            Some(rest) => After::Next(rest),
+        let mut rest = match body.rest() {
+            Some(rest) => rest,
             None => {
                 buf.drain(..consumed);
-                After::Next(std::mem::replace(buf, Buffer::none()))
+                std::mem::replace(buf, Buffer::none())
             }
+        };
+        let ahead = self.ahead.replace(Buffer::none());
+        if rest.is_empty() {
+            rest = ahead;
+        } else {
+            rest.extend_from_slice(&ahead);
+        }
+        After::Next(rest)
+    }
+
+    /// Whether nobody waits for the answer any more: what the request set in motion must stop, too. A peer that ended
+    /// its half only is taken for one that left, as it cannot be told apart.
+    fn peer_has_left(&self, cx: &mut Context<'_>) -> bool {
+        if !self.is_heard.get() || self.timer.is_given_up() {
+            return false;
+        }
+        match self.conn.poll_read_ahead(cx, &mut self.ahead.borrow_mut()) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(n)) if n > 0 => {
+                // One read of the next request is enough to hold.
+                self.is_heard.set(false);
+                false
+            }
+            Poll::Ready(_) => true,
         }
     }
 }
@@ -331,6 +384,7 @@ impl<'a> Body<'a> {
             BodyFraming::Chunked => Some(BodyReader::chunked()),
         };
         let reader = framing.map(|framing| BodyReader::new(framing, 0));
+        turn.is_heard.set(reader.is_none());
         let mut buf = Buffer::none();
         if reader.is_some() {
             buf = Buffer::small();
@@ -361,7 +415,10 @@ impl RequestBody for Body<'_> {
             Ok(Ok(part)) => part,
         };
         self.touched = true;
-        let Some(part) = part else { return Ok(None) };
+        let Some(part) = part else {
+            self.turn.is_heard.set(true);
+            return Ok(None);
+        };
         self.taken += part.len() as u64;
         if settings.limits.body_bytes != 0 && self.taken > settings.limits.body_bytes {
             return Err(Reason::BodyTooLarge.into());

@@ -65,6 +65,9 @@ pub(crate) struct Accepted {
     pub(crate) slot: Rc<ListenerSlot>,
     pub(crate) group: u64,
     pub(crate) sender: Sender,
+    /// Addresses of sender and peer as text, for the log.
+    pub(crate) sender_text: Box<str>,
+    pub(crate) peer_text: Box<str>,
     /// Whether the connection itself stands for its client in the limit of connections; otherwise each request does.
     pub(crate) counted: bool,
     /// Name that TLS was asked for.
@@ -219,6 +222,8 @@ async fn connection(
     };
     let accepted = Rc::new(Accepted {
         group: slot.group,
+        sender_text: sender.addr.to_string().into(),
+        peer_text: sender.peer.to_string().into(),
         sender,
         counted,
         sni,

@@ -158,29 +158,37 @@ async fn forward<R: Request, B: RequestBody, S: ResponseSink>(
     let call = Call { accepted, timer, request, plan, forward, backend_edits: &backend.filters, pool: &pool };
     let idempotent = is_idempotent(request.method());
     let mut tried = Tried::default();
-    pool.deposit(forward.retry.budget_percent, worker);
+    let mut began = Instant::now();
+    pool.deposit(forward.retry.budget_percent, worker.nanoseconds(began));
     for attempt in 1.. {
-        let lease = pool.pick(&forward.balance, key, worker, &mut tried).ok_or(Reason::NoEndpoints)?;
+        let lease = pool
+            .pick(&forward.balance, key, worker, worker.nanoseconds(began), &mut tried)
+            .ok_or(Reason::NoEndpoints)?;
         record.endpoint = Some(lease.endpoint.clone());
         record.attempts = attempt;
-        let began = Instant::now();
-        let fault = match call.once(&lease, body, sink, record).await {
+        let result = call.once(&lease, began, body, sink, record).await;
+        let ended = Instant::now();
+        record.ended = Some(ended);
+        let fault = match result {
             Ok(()) => {
-                lease.succeeded(record.first_byte.unwrap_or_default());
+                lease.succeeded(record.first_byte.unwrap_or_default(), ended);
                 return Ok(());
             }
+            // The attempt was given up, whatever it was waiting for: that is not held against the endpoint.
+            Err(_) if timer.is_given_up() => Reason::DownstreamClosed.into(),
             Err(fault) => fault,
         };
-        lease.failed(&fault, began.elapsed());
+        lease.failed(&fault, ended.duration_since(began), ended);
         let may = match fault.retry {
             RetryAdvice::Never => false,
             RetryAdvice::Safe => true,
             RetryAdvice::IfIdempotent => idempotent,
         };
         let again = may && !sink.is_started() && !body.is_touched() && attempt < forward.retry.attempts;
-        if !again || !pool.withdraw(worker) {
+        if !again || !pool.withdraw(worker.nanoseconds(ended)) {
             return Err(fault);
         }
+        began = ended;
         worker.metrics.retries.add(1);
         tracing::debug!(endpoint = %lease.endpoint.address, %fault, "trying another endpoint");
     }
@@ -203,6 +211,7 @@ impl<R: Request> Call<'_, R> {
     async fn once<B: RequestBody, S: ResponseSink>(
         &self,
         lease: &Lease,
+        started: Instant,
         body: &mut B,
         sink: &mut S,
         record: &mut Record<'_>,
@@ -212,7 +221,7 @@ impl<R: Request> Call<'_, R> {
             timer: self.timer,
             timeouts: self.forward.timeouts,
             response_edits: [&self.plan.rule.filters.response_headers, &self.backend_edits.response_headers],
-            started: Instant::now(),
+            started,
             uploaded: Cell::new(body.is_done()),
             status: Cell::new(0),
         };
@@ -259,13 +268,13 @@ impl<R: Request> Call<'_, R> {
         let mut head = Buffer::small();
         outbound::http1_head(self.request, self.plan, self.backend_edits, &mut head);
         let out = h1::up::Outgoing {
-            head: &head,
+            head,
             method: Method::of(self.request.method().as_bytes()),
             size: self.request.body_size(),
             wants_upgrade: self.request.upgrade().is_some(),
             reused,
         };
-        let (served, conn) = h1::up::attempt(attempt, conn, &out, body, sink).await?;
+        let (served, conn) = h1::up::attempt(attempt, conn, out, body, sink).await?;
         if let Some(conn) = conn {
             self.pool.checkin(lease, conn, self.accepted.worker.timers.now_ms());
         }

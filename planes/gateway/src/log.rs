@@ -2,8 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use headwater_model::client::Provenance;
 use headwater_model::settings::AccessLogFormat;
 use headwater_process::access_log::LineBuffer;
 
@@ -22,7 +23,7 @@ pub(crate) struct AccessLog {
 
 impl AccessLog {
     pub(crate) fn new(lines: LineBuffer) -> Self {
-        Self { lines: RefCell::new(lines), clock: Clock::default() }
+        Self { lines: RefCell::new(lines), clock: Clock::new() }
     }
 
     /// Hands what is buffered to the writer.
@@ -30,7 +31,7 @@ impl AccessLog {
         self.lines.borrow_mut().flush();
     }
 
-    pub(crate) fn write<R: Request>(&self, accepted: &Accepted, request: &R, record: &Record<'_>, took: Duration) {
+    pub(crate) fn write<R: Request>(&self, accepted: &Accepted, request: &R, record: &Record<'_>, ended: Instant) {
         let mut user_agent: &[u8] = b"";
         request.each_value("user-agent", |value| user_agent = value);
         let asked = Asked {
@@ -40,23 +41,23 @@ impl AccessLog {
             host: request.authority(),
             user_agent,
         };
-        self.line(accepted, &asked, record, took);
+        self.line(accepted, &asked, record, ended);
     }
 
-    pub(crate) fn write_unparsed(&self, accepted: &Accepted, record: &Record<'_>, took: Duration) {
+    pub(crate) fn write_unparsed(&self, accepted: &Accepted, record: &Record<'_>, ended: Instant) {
         let asked = Asked { method: "", target: "", version: "", host: b"", user_agent: b"" };
-        self.line(accepted, &asked, record, took);
+        self.line(accepted, &asked, record, ended);
     }
 
-    fn line(&self, accepted: &Accepted, asked: &Asked<'_>, record: &Record<'_>, took: Duration) {
+    fn line(&self, accepted: &Accepted, asked: &Asked<'_>, record: &Record<'_>, ended: Instant) {
         let format = accepted.settings().access_log;
         if format == AccessLogFormat::Off {
             return;
         }
         let mut lines = self.lines.borrow_mut();
         lines.line(|out| match format {
-            AccessLogFormat::Json => json(out, &self.clock, accepted, asked, record, took),
-            AccessLogFormat::Text => text(out, &self.clock, accepted, asked, record, took),
+            AccessLogFormat::Json => json(out, &self.clock, accepted, asked, record, ended),
+            AccessLogFormat::Text => text(out, &self.clock, accepted, asked, record, ended),
             AccessLogFormat::Off => {}
         });
     }
@@ -72,23 +73,22 @@ struct Asked<'a> {
 }
 
 /// Keys are always the same and in the same order; what is not known is left out.
-fn json(out: &mut Vec<u8>, clock: &Clock, accepted: &Accepted, asked: &Asked<'_>, record: &Record<'_>, took: Duration) {
+fn json(out: &mut Vec<u8>, clock: &Clock, accepted: &Accepted, asked: &Asked<'_>, record: &Record<'_>, ended: Instant) {
     out.extend_from_slice(b"{\"time\":\"");
-    clock.write(out);
-    let (client, provenance) = match &record.client {
-        Some((client, provenance)) => (*client, provenance),
-        None => (accepted.sender.addr, &accepted.sender.provenance),
-    };
+    clock.write(ended, out);
+    out.extend_from_slice(b"\",\"client\":\"");
+    let provenance = client(out, accepted, record);
+    out.extend_from_slice(b"\",\"peer\":\"");
+    out.extend_from_slice(accepted.peer_text.as_bytes());
     // Writing to a vector does not fail.
-    let _ =
-        write!(out, "\",\"client\":\"{client}\",\"peer\":\"{}\",\"provenance\":\"{provenance}\"", accepted.sender.peer);
+    let _ = write!(out, "\",\"provenance\":\"{provenance}\"");
     string(out, ",\"method\":", asked.method.as_bytes());
     string(out, ",\"host\":", asked.host);
     string(out, ",\"target\":", asked.target.as_bytes());
     string(out, ",\"protocol\":", asked.version.as_bytes());
     number(out, ",\"status\":", u64::from(record.status));
     number(out, ",\"sent_bytes\":", record.sent_bytes);
-    seconds(out, ",\"duration_seconds\":", took);
+    seconds(out, ",\"duration_seconds\":", ended.saturating_duration_since(record.started));
     if let Some(connect) = record.connect {
         seconds(out, ",\"connect_seconds\":", connect);
     }
@@ -96,7 +96,9 @@ fn json(out: &mut Vec<u8>, clock: &Clock, accepted: &Accepted, asked: &Asked<'_>
         seconds(out, ",\"first_byte_seconds\":", first_byte);
     }
     if let Some(endpoint) = &record.endpoint {
-        let _ = write!(out, ",\"endpoint\":\"{}\"", endpoint.address);
+        out.extend_from_slice(b",\"endpoint\":\"");
+        out.extend_from_slice(endpoint.text.as_bytes());
+        out.push(b'"');
         number(out, ",\"attempts\":", u64::from(record.attempts));
     }
     let listener = accepted.slot.current();
@@ -122,12 +124,10 @@ fn json(out: &mut Vec<u8>, clock: &Clock, accepted: &Accepted, asked: &Asked<'_>
 }
 
 /// `TIME CLIENT (PEER PROVENANCE) "METHOD HOST TARGET PROTOCOL" STATUS BYTES SECONDS ENDPOINT ROUTE FAULT`
-fn text(out: &mut Vec<u8>, clock: &Clock, accepted: &Accepted, asked: &Asked<'_>, record: &Record<'_>, took: Duration) {
-    clock.write(out);
-    let (client, provenance) = match &record.client {
-        Some((client, provenance)) => (*client, provenance),
-        None => (accepted.sender.addr, &accepted.sender.provenance),
-    };
+fn text(out: &mut Vec<u8>, clock: &Clock, accepted: &Accepted, asked: &Asked<'_>, record: &Record<'_>, ended: Instant) {
+    clock.write(ended, out);
+    out.push(b' ');
+    let provenance = client(out, accepted, record);
     let request = format!(
         "{} {} {} {}",
         asked.method,
@@ -135,18 +135,32 @@ fn text(out: &mut Vec<u8>, clock: &Clock, accepted: &Accepted, asked: &Asked<'_>
         String::from_utf8_lossy(cut(asked.target.as_bytes())),
         asked.version
     );
-    let endpoint = record.endpoint.as_ref().map_or_else(|| "-".to_owned(), |endpoint| endpoint.address.to_string());
+    let endpoint = record.endpoint.as_ref().map_or_else(|| "-".to_owned(), |endpoint| endpoint.text.to_string());
     let route = record.rule.map_or_else(|| "-".to_owned(), |rule| rule.origin.to_string());
     let fault = record.fault.as_ref().map_or("-", |fault| fault.reason.word());
     // `{:?}` escapes quotes and control characters.
     let _ = write!(
         out,
-        " {client} ({} {provenance}) {request:?} {} {} {:.6} {endpoint} {route:?} {fault}",
-        accepted.sender.peer,
+        " ({} {provenance}) {request:?} {} {} {:.6} {endpoint} {route:?} {fault}",
+        accepted.peer_text,
         record.status,
         record.sent_bytes,
-        took.as_secs_f64(),
+        ended.saturating_duration_since(record.started).as_secs_f64(),
     );
+}
+
+/// Writes the client's address; returns how it was learned.
+fn client<'a>(out: &mut Vec<u8>, accepted: &'a Accepted, record: &'a Record<'_>) -> &'a Provenance {
+    match &record.client {
+        Some((client, provenance)) if *client != accepted.sender.addr => {
+            let _ = write!(out, "{client}");
+            provenance
+        }
+        known => {
+            out.extend_from_slice(accepted.sender_text.as_bytes());
+            known.as_ref().map_or(&accepted.sender.provenance, |(_, provenance)| provenance)
+        }
+    }
 }
 
 fn cut(bytes: &[u8]) -> &[u8] {
@@ -183,25 +197,45 @@ fn digits(out: &mut Vec<u8>, number: u32, count: u32) {
     }
 }
 
-/// The time of day as RFC 3339 text, UTC, milliseconds. The text is made once a second.
-#[derive(Default)]
+/// The time of day as RFC 3339 text, UTC, milliseconds. The text is made, and the system's clock asked, once a second.
 struct Clock {
+    /// A moment, and the time of day that it was.
+    anchor: Cell<(Instant, Duration)>,
     second: Cell<u64>,
     text: RefCell<Vec<u8>>,
 }
 
 impl Clock {
-    fn write(&self, out: &mut Vec<u8>) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        if self.second.get() != now.as_secs() {
-            self.second.set(now.as_secs());
-            let seconds = i64::try_from(now.as_secs()).unwrap_or_default();
+    fn new() -> Self {
+        Self { anchor: Cell::new(Self::look()), second: Cell::new(0), text: RefCell::default() }
+    }
+
+    fn look() -> (Instant, Duration) {
+        (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    }
+
+    fn at(&self, moment: Instant) -> Duration {
+        let (anchor, time) = self.anchor.get();
+        match moment.checked_duration_since(anchor) {
+            Some(later) => time + later,
+            None => time.saturating_sub(anchor.duration_since(moment)),
+        }
+    }
+
+    fn write(&self, moment: Instant, out: &mut Vec<u8>) {
+        let mut time = self.at(moment);
+        if self.second.get() != time.as_secs() {
+            // The system's clock may have been set.
+            self.anchor.set(Self::look());
+            time = self.at(moment);
+            self.second.set(time.as_secs());
+            let seconds = i64::try_from(time.as_secs()).unwrap_or_default();
             let text = jiff::Timestamp::from_second(seconds).unwrap_or_default().to_string();
             *self.text.borrow_mut() = text.trim_end_matches('Z').into();
         }
         out.extend_from_slice(&self.text.borrow());
         out.push(b'.');
-        digits(out, now.subsec_millis(), 3);
+        digits(out, time.subsec_millis(), 3);
         out.push(b'Z');
     }
 }
@@ -231,7 +265,7 @@ mod tests {
     #[test]
     fn the_clock_writes_rfc_3339() {
         let mut out = Vec::new();
-        Clock::default().write(&mut out);
+        Clock::new().write(Instant::now(), &mut out);
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.len(), "2026-01-01T00:00:00.000Z".len(), "{text}");
         assert!(text.parse::<jiff::Timestamp>().is_ok(), "{text}");

@@ -15,6 +15,8 @@ use crate::upstream::EndpointRuntime;
 /// One line of the access log.
 pub(crate) struct Record<'a> {
     pub(crate) started: Instant,
+    /// When the last attempt ended.
+    pub(crate) ended: Option<Instant>,
     pub(crate) client: Option<(std::net::IpAddr, Provenance)>,
     pub(crate) rule: Option<&'a Arc<Rule>>,
     pub(crate) endpoint: Option<Rc<EndpointRuntime>>,
@@ -32,6 +34,7 @@ impl<'a> Record<'a> {
     pub(crate) fn new(started: Instant) -> Self {
         Self {
             started,
+            ended: None,
             client: None,
             rule: None,
             endpoint: None,

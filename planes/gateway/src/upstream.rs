@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -93,6 +93,8 @@ pub(crate) struct PoolRuntime {
 /// One endpoint.
 pub(crate) struct EndpointRuntime {
     pub(crate) address: SocketAddr,
+    /// The address as text, for the log.
+    pub(crate) text: Box<str>,
     /// Whether it has left the pool.
     gone: Cell<bool>,
     idle: RefCell<Vec<Idle>>,
@@ -135,7 +137,9 @@ pub(crate) struct Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.end(Outcome::Cancelled);
+        if self.is_running() {
+            self.end(Outcome::Cancelled, Instant::now());
+        }
     }
 }
 
@@ -174,7 +178,7 @@ impl PoolRuntime {
     fn update(&self, compiled: &CompiledPool, worker: &Worker) {
         let pool = &compiled.pool;
         let mut state = self.state.borrow_mut();
-        state.update(&pool.endpoints, pool.health, worker.now_ns(), worker.random());
+        state.update(&pool.endpoints, pool.health, worker.nanoseconds(Instant::now()), worker.random());
         let mut endpoints = self.endpoints.borrow_mut();
         let fresh = runtimes(&state, &endpoints);
         let kept: ahash::HashSet<SocketAddr> = fresh.iter().flatten().map(|endpoint| endpoint.address).collect();
@@ -197,18 +201,18 @@ impl PoolRuntime {
     }
 
     /// A request came: retries are a share of requests. A share that was changed starts counting anew.
-    pub(crate) fn deposit(&self, percent: u32, worker: &Worker) {
+    pub(crate) fn deposit(&self, percent: u32, now: u64) {
         let mut budget = self.budget.borrow_mut();
         let budget = match &mut *budget {
             Some((known, budget)) if *known == percent => budget,
             other => &mut other.insert((percent, RetryBudget::new(percent))).1,
         };
-        budget.deposit(worker.now_ns());
+        budget.deposit(now);
     }
 
     /// Whether another try may be made now.
-    pub(crate) fn withdraw(&self, worker: &Worker) -> bool {
-        self.budget.borrow_mut().as_mut().is_some_and(|(_, budget)| budget.withdraw(worker.now_ns()))
+    pub(crate) fn withdraw(&self, now: u64) -> bool {
+        self.budget.borrow_mut().as_mut().is_some_and(|(_, budget)| budget.withdraw(now))
     }
 
     /// Chooses an endpoint; `None` when there is none.
@@ -217,10 +221,10 @@ impl PoolRuntime {
         balance: &Balance,
         key: Option<u64>,
         worker: &Rc<Worker>,
+        now: u64,
         tried: &mut Tried,
     ) -> Option<Lease> {
         let mut state = self.state.borrow_mut();
-        let now = worker.now_ns();
         let id = state.pick(balance, key, now, worker.random(), tried)?.id;
         let endpoint = self.endpoints.borrow().get(id.slot())?.clone()?;
         let in_flight = Cell::new(Some(state.begin(id, now)?));
@@ -426,6 +430,7 @@ fn runtimes(state: &PoolState, known: &[Option<Rc<EndpointRuntime>>]) -> Vec<Opt
         let new = || {
             Rc::new(EndpointRuntime {
                 address,
+                text: address.to_string().into(),
                 gone: Cell::new(false),
                 idle: RefCell::default(),
                 http2: RefCell::default(),
@@ -463,20 +468,28 @@ impl Lease {
         None
     }
 
-    pub(crate) fn succeeded(&self, first_byte: Duration) {
+    pub(crate) fn succeeded(&self, first_byte: Duration, ended: Instant) {
         self.pool.metrics.response_seconds.observe(first_byte.as_secs_f64());
-        self.end(Outcome::Success { latency: nanoseconds(first_byte) });
+        self.end(Outcome::Success { latency: nanoseconds(first_byte) }, ended);
     }
 
     /// Only what the endpoint did counts against it.
-    pub(crate) fn failed(&self, fault: &Fault, took: Duration) {
+    pub(crate) fn failed(&self, fault: &Fault, took: Duration, ended: Instant) {
         let latency = nanoseconds(took);
-        self.end(if fault.reason.by() == By::Upstream { Outcome::Failure { latency } } else { Outcome::Cancelled });
+        let is_theirs = fault.reason.by() == By::Upstream;
+        self.end(if is_theirs { Outcome::Failure { latency } } else { Outcome::Cancelled }, ended);
     }
 
-    fn end(&self, outcome: Outcome) {
+    fn is_running(&self) -> bool {
+        let in_flight = self.in_flight.take();
+        let running = in_flight.is_some();
+        self.in_flight.set(in_flight);
+        running
+    }
+
+    fn end(&self, outcome: Outcome, ended: Instant) {
         let Some(in_flight) = self.in_flight.take() else { return };
-        let now = self.worker.now_ns();
+        let now = self.worker.nanoseconds(ended);
         let event = self.pool.state.borrow_mut().end(in_flight, outcome, now);
         if let Some(event) = event {
             self.pool.report(event, &self.endpoint, now);

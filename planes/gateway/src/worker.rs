@@ -64,8 +64,8 @@ impl Worker {
     }
 
     /// Nanoseconds on this worker's own clock.
-    pub(crate) fn now_ns(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    pub(crate) fn nanoseconds(&self, instant: Instant) -> u64 {
+        u64::try_from(instant.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Counts a request against its client, where one connection carries many clients.
@@ -84,21 +84,22 @@ impl Worker {
 
     /// Counts and logs a request that came to its end.
     pub(crate) fn finished<R: Request>(&self, accepted: &Accepted, request: &R, record: &Record<'_>) {
-        let duration = record.started.elapsed();
+        let ended = record.ended.unwrap_or_else(Instant::now);
+        let duration = ended.saturating_duration_since(record.started);
         self.metrics.finished(record, duration);
-        self.log.write(accepted, request, record, duration);
+        self.log.write(accepted, request, record, ended);
     }
 
     /// Counts and logs a request whose head could not be read.
     pub(crate) fn finished_unparsed(&self, accepted: &Accepted, record: &Record<'_>) {
-        let duration = record.started.elapsed();
-        self.metrics.finished(record, duration);
-        self.log.write_unparsed(accepted, record, duration);
+        let ended = Instant::now();
+        self.metrics.finished(record, ended.saturating_duration_since(record.started));
+        self.log.write_unparsed(accepted, record, ended);
     }
 }
 
-/// Values kept for their memory.
-pub(crate) struct Spare<T>(RefCell<Vec<T>>);
+/// Values kept for their memory; boxed, since a pointer moves faster than what it points to.
+pub(crate) struct Spare<T>(RefCell<Vec<Box<T>>>);
 
 impl<T> Default for Spare<T> {
     fn default() -> Self {
@@ -109,11 +110,11 @@ impl<T> Default for Spare<T> {
 impl<T: Default> Spare<T> {
     const KEPT: usize = 128;
 
-    pub(crate) fn take(&self) -> T {
+    pub(crate) fn take(&self) -> Box<T> {
         self.0.borrow_mut().pop().unwrap_or_default()
     }
 
-    pub(crate) fn give(&self, value: T) {
+    pub(crate) fn give(&self, value: Box<T>) {
         let mut spare = self.0.borrow_mut();
         if spare.len() < Self::KEPT {
             spare.push(value);

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use headwater_conformance_tests::Stand;
 use headwater_testkit::client::RawClient;
 use headwater_testkit::dial::Dial;
 use headwater_testkit::origin::{Origin, RawOrigin};
@@ -98,6 +99,30 @@ fn clients_may_cancel_some_of_their_requests() -> Result<()> {
         let outcome = attacker.outcome(stream + 2)?;
         assert!(matches!(outcome, Outcome::Status(0 | 200)), "request {index}: {outcome:?}");
     }
+    siege.end()
+}
+
+#[test]
+fn requests_that_clients_cancel_are_not_held_against_endpoints() -> Result<()> {
+    let (one, two) = (silent()?, silent()?);
+    let siege = Siege::start("passiveHealth: {consecutiveFailures: 2}", one.address())?;
+    siege.stand.change(|dir| dir.write("app.yaml", &Stand::app("app", APP, &[one.address(), two.address()])))?;
+    let mut attacker = Attacker::connect(&Dial::to(siege.stand.address("http")))?;
+    let begun = || one.connections().len() + two.connections().len();
+    for index in 0..30 {
+        let stream = 2 * index + 1;
+        attacker.headers(stream, END_STREAM, &get(APP, "/", &[]))?;
+        wait::until(wait::DEADLINE, || begun() > index as usize)?;
+        attacker.send(&frame(RST_STREAM, 0, stream, &CANCEL.to_be_bytes()))?;
+    }
+    until_forgotten(&one)?;
+    until_forgotten(&two)?;
+    let cancelled = "headwater_gateway_faults_total{reason=\"downstream_closed\",by=\"downstream\"}";
+    wait::until(wait::DEADLINE, || siege.stand.metric(cancelled) >= 30.0).with_context(|| siege.stand.metrics())?;
+    let metrics = siege.stand.metrics();
+    let ejections = metrics.lines().filter(|line| line.starts_with("headwater_gateway_endpoint_ejections_total{"));
+    let ejections: Vec<_> = ejections.filter(|line| line.contains("\"app\"") && !line.ends_with(" 0")).collect();
+    assert!(ejections.is_empty(), "{ejections:?}");
     siege.end()
 }
 

@@ -43,24 +43,43 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
     }
     std::fs::write(directory.path().join("certificate.yaml"), certificate()?)?;
     let backends = Backends::start().await?;
-    let ports = Ports::choose(&args)?;
-    let adapt = {
-        let (addresses, ports) = (backends.addresses.clone(), ports.clone());
-        Box::new(move |object| adapt(object, &addresses, &ports))
-    };
     let serve = ServeArgs {
         admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         workers: None,
         drain: Duration::from_secs(30),
         access_log: directory.path().join("access.log"),
     };
-    let running = Running::start(directory.path(), &serve, Options::embedded(), adapt, level).await?;
-    let refused: Vec<_> = running.applied().listeners.into_iter().filter_map(|listener| listener.error).collect();
-    anyhow::ensure!(refused.is_empty(), "{}", refused.join("; "));
+    let (running, ports) = start(&args, &serve, directory.path(), &backends, &level).await?;
     print_tour(&ports, running.admin_address(), directory.path(), backends.addresses.len());
     stop_signal().await?;
     println!("\ndraining");
     running.stop(serve.drain).await
+}
+
+/// Ports are free when they are chosen, and may be taken by the time they are listened on: then others are chosen.
+async fn start(
+    args: &Args,
+    serve: &ServeArgs,
+    directory: &Path,
+    backends: &Backends,
+    level: &LogLevel,
+) -> anyhow::Result<(Running, Ports)> {
+    let mut tries = 3;
+    loop {
+        let ports = Ports::choose(args)?;
+        let adapt = {
+            let (addresses, ports) = (backends.addresses.clone(), ports.clone());
+            Box::new(move |object| adapt(object, &addresses, &ports))
+        };
+        let running = Running::start(directory, serve, Options::embedded(), adapt, level.clone()).await?;
+        let refused: Vec<_> = running.applied().listeners.into_iter().filter_map(|listener| listener.error).collect();
+        if refused.is_empty() {
+            return Ok((running, ports));
+        }
+        running.stop(Duration::ZERO).await?;
+        tries -= 1;
+        anyhow::ensure!(tries > 0, "{}", refused.join("; "));
+    }
 }
 
 /// Built-in backends by name.
@@ -105,7 +124,9 @@ impl Ports {
             if wanted != 0 {
                 return Ok(wanted);
             }
-            let socket = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            // Taken for both families at once, as the listeners will, where there are both.
+            let socket = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))
+                .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
             let port = socket.local_addr()?.port();
             held.push(socket);
             std::io::Result::Ok(port)

@@ -1,7 +1,15 @@
 //! Which headers reach a backend.
 
+use std::io::Write;
+
 use anyhow::{Context, Result};
+use headwater_conformance_tests::Stand;
 use headwater_testkit::ask::{Protocol, ask};
+use headwater_testkit::client::RawClient;
+use headwater_testkit::dial::Dial;
+use headwater_testkit::http2;
+use headwater_testkit::origin::{Origin, RawOrigin};
+use headwater_testkit::response::values;
 
 use crate::{ANY, BEHIND_LB, Bench, HOST, XFF, address, addresses, ask_once};
 
@@ -126,5 +134,110 @@ fn forwarded_is_written_with_one_element_for_each_verified_hop() -> Result<()> {
             assert_eq!(seen.header("forwarded"), Some(addresses(expected)), "{protocol:?} from {from}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn trailers_say_nothing_about_the_client() -> Result<()> {
+    const NAMES: &[&str] = &[
+        "x-forwarded-for",
+        "x_forwarded_for",
+        "x-real-ip",
+        "X_Real_IP",
+        "forwarded",
+        "true-client-ip",
+        "cf-connecting-ip",
+        "x-forwarded-proto",
+        "x-request-id",
+        "x-original-forwarded-for",
+        "x-client-ip",
+        "client_ip",
+        "proxy",
+    ];
+    let origin = Origin::http("backend")?;
+    for app_protocol in ["", "kubernetes.io/h2c"] {
+        let app = format!(
+            "{}---\n{}",
+            Stand::ingress("app", HOST, "/", "app"),
+            Stand::service("app", app_protocol, &[origin.address()])
+        );
+        let stand = Stand::start(&[("gateway.yaml", Stand::gateway("")), ("app.yaml", app)])?;
+        let dial = Dial::to(stand.address("http")).source(address("E"));
+        let mut request =
+            format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n");
+        let mut two = http2::Request::post(HOST, "/", b"x");
+        for name in NAMES {
+            request.push_str(&format!("{name}: forged\r\n"));
+            two.trailers.push((name.to_ascii_lowercase(), "forged".to_owned()));
+        }
+        request.push_str("X-Checksum: kept\r\n\r\n");
+        two.trailers.push(("x-checksum".to_owned(), "kept".to_owned()));
+        for (version, response) in
+            [("HTTP/1.1", RawClient::open(&dial)?.request(request)?), ("HTTP/2", http2::request(&dial, two)?)]
+        {
+            let seen = response.seen()?;
+            let trailers = seen.trailers();
+            assert_eq!(values(&trailers, "x-checksum"), ["kept"], "{version} to {app_protocol:?}");
+            assert_eq!(trailers.len(), 1, "{version} to {app_protocol:?}: {trailers:?}");
+            assert!(!seen.headers().iter().any(|(_, value)| value == "forged"), "{version} to {app_protocol:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_connection_header_neither_hides_the_client_nor_removes_what_backends_hear() -> Result<()> {
+    let bench = Bench::start(&[(ANY, BEHIND_LB)])?;
+    let names = "X-Forwarded-For, X-Real-IP, X-Forwarded-Proto, X-Forwarded-Host, X-Request-ID, Forwarded, Host";
+    for (from, expected) in [("E", "E"), ("L", "C, L")] {
+        let headers = [("Connection", names), (XFF, &*addresses("C"))];
+        let dial = bench.dial(ANY, BEHIND_LB, false, address(from));
+        let mut client = RawClient::open(&dial)?;
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let response = client.request(format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n{lines}\r\n"))?;
+        if response.status == 400 {
+            // Refusing to drop what is needed is an answer, too.
+            continue;
+        }
+        let seen = response.seen()?;
+        assert_eq!(seen.header(XFF), Some(addresses(expected)), "{from}");
+        assert_eq!(seen.header("x-real-ip"), Some(addresses(expected.split(',').next().unwrap_or_default())), "{from}");
+        for name in ["x-forwarded-proto", "x-forwarded-host", "x-request-id"] {
+            assert!(seen.header(name).is_some(), "{name} from {from}");
+        }
+        assert_eq!((seen.header("connection"), seen.text("host")), (None, HOST), "{from}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_request_that_is_sent_again_names_the_same_client() -> Result<()> {
+    let origin = RawOrigin::start(|conn| {
+        while conn.read_request()?.is_some() {
+            if conn.index() == 0 {
+                return Ok(());
+            }
+            conn.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+        }
+        Ok(())
+    })?;
+    let stand = Stand::start(&[
+        ("gateway.yaml", Stand::gateway("")),
+        ("app.yaml", Stand::app("app", HOST, &[origin.address()])),
+    ])?;
+    let dial = Dial::to(stand.address("http")).source(address("C"));
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nX-Forwarded-For: {}\r\n\r\n", addresses("E"));
+    assert_eq!(RawClient::open(&dial)?.request(request)?.status, 200);
+    let heads: Vec<String> = origin
+        .connections()
+        .into_iter()
+        .map(|record| String::from_utf8_lossy(&record.bytes).to_ascii_lowercase())
+        .collect();
+    assert_eq!(heads.len(), 2);
+    for head in &heads {
+        assert!(head.contains(&addresses("x-real-ip: C\r\n")), "{head}");
+    }
+    let id = |head: &str| head.lines().find(|line| line.starts_with("x-request-id")).map(str::to_owned);
+    assert_eq!(id(&heads[0]), id(&heads[1]), "one request has one id");
     Ok(())
 }

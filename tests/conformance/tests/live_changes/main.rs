@@ -1,4 +1,10 @@
 //! Changes of a running gateway: nothing that was accepted is lost.
+//!
+//! The load runs for 5 s; the full proof is a minute:
+//!
+//! ```sh
+//! HEADWATER_NO_LOSS_SECONDS=60 cargo test -p headwater-conformance-tests --test live_changes no_request -- --nocapture
+//! ```
 
 mod load;
 
@@ -213,15 +219,17 @@ fn a_removed_listener_finishes_running_requests_and_then_closes() -> Result<()> 
     Ok(())
 }
 
-/// A port that was free a moment ago; the listener that holds it goes away with the returned value.
-fn free_port() -> Result<std::net::TcpListener> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?)
+/// A free port of every address, below those that the kernel gives to whoever wants any: no connection takes it.
+fn free_port() -> Result<u16> {
+    let first = u16::try_from(std::process::id() % 10_000)? + 20_000;
+    let is_free = |port: &u16| std::net::TcpListener::bind(("::", *port)).is_ok();
+    (first..32_000).find(is_free).context("no port is free")
 }
 
 #[test]
 fn a_listener_moves_to_another_address_of_its_port() -> Result<()> {
     let origin = Origin::http("one")?;
-    let port = free_port()?.local_addr()?.port();
+    let port = free_port()?;
     let listener = |address: &str| {
         Stand::gateway_with(&format!(
             "listeners:\n  - {{name: http, address: \"{address}\", port: {port}, protocol: HTTP}}\n"
@@ -253,7 +261,7 @@ fn a_listener_moves_to_another_address_of_its_port() -> Result<()> {
 fn a_port_that_becomes_free_is_listened_on_without_another_change() -> Result<()> {
     let origin = Origin::http("one")?;
     let stand = stand(origin.address())?;
-    let holder = free_port()?;
+    let holder = std::net::TcpListener::bind("127.0.0.1:0")?;
     let address = holder.local_addr()?;
     let taken = format!(
         "listeners:\n  - {{name: taken, address: \"{}\", port: {}, protocol: HTTP}}\n",

@@ -80,7 +80,8 @@ pub(crate) fn plan<'a, R: Request>(
         },
     };
     let path_changed = normal.recommendation() == Recommendation::Normalised;
-    let authority = client.host(request.authority());
+    // What a sender forwards of the host is for backends: proxies pass on what clients wrote there.
+    let authority = request.authority();
     let mut scratch = accepted.worker.host_scratch.borrow_mut();
     let host = match normalise_host(authority, &mut scratch) {
         Ok(host) => host,

@@ -8,7 +8,8 @@ use crate::plan::Plan;
 
 /// `scheme://host[:port]path[?query]`; parts that the redirect leaves open are the request's own.
 pub(crate) fn location<R: Request>(redirect: &Redirect, plan: &Plan<'_>, request: &R) -> String {
-    let authority = String::from_utf8_lossy(plan.client.host(request.authority()));
+    // Never X-Forwarded-Host: many proxies pass on a client's own, and caches would keep where it leads.
+    let authority = String::from_utf8_lossy(request.authority());
     let (asked_host, asked_port) = split_port(&authority);
     let scheme = redirect.scheme.as_deref().unwrap_or(plan.client.scheme.as_str());
     let host = redirect.host.as_deref().unwrap_or(asked_host);

@@ -348,6 +348,9 @@ fn plain_http_is_redirected_as_ingress_nginx_does() -> Result<()> {
         (&plain, "with.tls.test", "/", https, to("https://with.tls.test/")),
         (&balancer, "with.tls.test", "/", https, served.clone()),
         (&balancer, "with.tls.test", "/", "", to("https://with.tls.test/")),
+        // Neither the rule nor the redirect follows a forwarded host, not even of a trusted sender.
+        (&balancer, "with.tls.test", "/", "X-Forwarded-Host: evil.test\r\n", to("https://with.tls.test/")),
+        (&balancer, "plain.test", "/", "X-Forwarded-Host: force.test\r\n", served.clone()),
         (&plain, "off.tls.test", "/", "", served.clone()),
         (&plain, "plain.test", "/", "", served.clone()),
         (&plain, "force.test", "/x", "", to("https://force.test/x")),

@@ -175,3 +175,44 @@ fn backends_that_want_a_proxy_header_get_one_for_each_client() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_changed_policy_counts_from_the_next_request_of_a_connection_on() -> Result<()> {
+    let origin = Origin::http("backend")?;
+    let gateway = |policy: &str| Stand::gateway(&format!("clientAddress: {{{}}}", addresses(policy)));
+    let app = Stand::app("app", HOST, &[origin.address()]);
+    let stand = Stand::start(&[("gateway.yaml", gateway(BEHIND_LB)), ("app.yaml", app)])?;
+    let mut client = RawClient::open(&Dial::to(stand.address("http")).source(address("L")))?;
+    let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n{XFF}: {}\r\n\r\n", addresses("C"));
+    for (policy, expected) in [("", "L"), (BEHIND_LB, "C"), ("trustedProxies: [CDN]", "L")] {
+        stand.change(|dir| dir.write("gateway.yaml", &gateway(policy)))?;
+        let seen = client.request(&request)?.seen()?;
+        assert_eq!(seen.header("x-real-ip"), Some(addresses(expected)), "{policy:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn refused_requests_are_logged_with_their_client_too() -> Result<()> {
+    let bench = Bench::start(&[(ANY, BEHIND_LB), (ANY, REQUIRED)])?;
+    let log = |target: &str| bench.stand.log_line(|line| line["target"] == target);
+    // The path says nothing clear; the client is known all the same.
+    let unsafe_path =
+        |tag: &str| format!("GET /{tag}/%2e%2e%2f HTTP/1.1\r\nHost: {HOST}\r\n{XFF}: {}\r\n\r\n", addresses("E, C"));
+    for (policy, tag, first, provenance) in
+        [(BEHIND_LB, "forwarded", First::Payload, "x-forwarded-for"), (REQUIRED, "proxied", First::V2("C"), "proxy-v2")]
+    {
+        let dial = bench.dial(ANY, policy, false, address("L")).preamble(&first.bytes());
+        let response = RawClient::open(&dial)?.request(unsafe_path(tag))?;
+        assert_eq!(response.header("x-headwater-fault").as_deref(), Some("unsafe_path"), "{tag}");
+        let line = log(&format!("/{tag}/%2e%2e%2f"))?;
+        assert_eq!((&line["client"], &line["provenance"]), (&addresses("C").into(), &provenance.into()), "{line}");
+        // Where not even the head can be read, the sender is all there is.
+        let response = RawClient::open(&dial)?.request("GET / HTTP/1.1\r\nHost : x\r\n\r\n")?;
+        assert_eq!(response.status, 400, "{tag}");
+        let sender = if policy == REQUIRED { "C" } else { "L" };
+        let is = |line: &serde_json::Value| line["fault"] == "bad_request" && line["client"] == addresses(sender);
+        bench.stand.log_line(is)?;
+    }
+    Ok(())
+}

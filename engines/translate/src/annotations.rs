@@ -20,6 +20,8 @@ pub(crate) struct Annotations {
     pub(crate) balance: Option<Balance>,
     /// A canary never serves on its own.
     pub(crate) canary: bool,
+    /// Asks for a protection that is not available: its rules refuse rather than let everybody in.
+    pub(crate) guarded: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -80,6 +82,12 @@ pub(crate) fn read(object: &ObjectKey, annotations: &BTreeMap<String, String>) -
                     ),
                 )),
             },
+            name if closes(name, value) => {
+                read.guarded = true;
+                let message = format!("{PREFIX}{name} is not available yet; requests get 503 {UNAVAILABLE_GUARD}");
+                let mend = "remove it to serve everybody, or keep somebody else in front";
+                find(Finding::error("NotImplemented", object.clone(), message).mend(mend));
+            }
             name => find(unimplemented(object, name)),
         }
     }
@@ -89,6 +97,20 @@ pub(crate) fn read(object: &ObjectKey, annotations: &BTreeMap<String, String>) -
 fn invalid_value(object: &ObjectKey, value: &str, expected: &str, effect: &str) -> Finding {
     let shown: String = value.chars().take(100).collect();
     Finding::error("InvalidValue", object.clone(), format!("{shown:?} is not {expected}; {effect}"))
+}
+
+/// Reason of the refusal of a rule whose protection is not available.
+pub(crate) const UNAVAILABLE_GUARD: &str = "unavailable_guard";
+
+/// Whether the annotation keeps somebody out. One that is spelt so and cannot be obeyed closes its Ingress: serving it
+/// would let in whom it was written against.
+fn closes(name: &str, value: &str) -> bool {
+    match name {
+        "enable-modsecurity" | "enable-owasp-core-rules" => parse_bool(value) != Some(false),
+        "allowlist-source-range" | "whitelist-source-range" | "denylist-source-range" => !value.trim().is_empty(),
+        "auth-type" | "auth-url" | "auth-tls-secret" => true,
+        _ => false,
+    }
 }
 
 fn unimplemented(object: &ObjectKey, name: &str) -> Finding {
@@ -173,14 +195,35 @@ mod tests {
         ];
         for name in crate::annotation_names::NAMES.into_iter().filter(|name| !obeyed.contains(name)) {
             let (annotations, findings) = read_one(name, "true");
-            assert_eq!(annotations, Annotations::default());
+            let guarded = closes(name, "true");
+            assert_eq!(annotations, Annotations { guarded, ..Annotations::default() });
             assert_eq!(findings.len(), 1, "{name}");
-            assert_eq!((findings[0].severity, findings[0].reason), (Severity::Warning, "NotImplemented"));
+            let severity = if guarded { Severity::Error } else { Severity::Warning };
+            assert_eq!((findings[0].severity, findings[0].reason), (severity, "NotImplemented"));
             assert!(findings[0].message.contains(name));
         }
         assert_eq!(read_one("rewrite-tarket", "/").1[0].reason, "UnknownAnnotation");
         let other = BTreeMap::from([("nginx.ingress.kubernetes.iox/a".to_owned(), "b".to_owned())]);
         assert_eq!(read(&ObjectKey::new(Kind::Ingress, "a", "b"), &other).1, []);
+    }
+
+    #[test]
+    fn a_protection_that_cannot_be_had_closes_its_ingress() {
+        for (name, value, closed) in [
+            ("auth-url", "http://auth.test/", true),
+            ("auth-type", "basic", true),
+            ("auth-tls-secret", "a/b", true),
+            ("whitelist-source-range", "10.0.0.0/8", true),
+            ("denylist-source-range", "10.0.0.0/8", true),
+            ("denylist-source-range", "", false),
+            ("enable-modsecurity", "true", true),
+            ("enable-modsecurity", "yes", true),
+            ("enable-modsecurity", "false", false),
+            ("auth-realm", "x", false),
+            ("limit-rps", "5", false),
+        ] {
+            assert_eq!(read_one(name, value).0.guarded, closed, "{name}: {value}");
+        }
     }
 
     #[test]

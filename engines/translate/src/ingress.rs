@@ -10,7 +10,7 @@ use headwater_model::gateway::{
 use headwater_model::object::{HttpIngressPath, Ingress, IngressBackend};
 use headwater_model::origin::{NamespacedName, ObjectKey, Origin};
 
-use crate::annotations::{self, Annotations, BackendProtocol};
+use crate::annotations::{UNAVAILABLE_GUARD, self, Annotations, BackendProtocol};
 use crate::conflict::{Age, place};
 use crate::environment::GatewayId;
 use crate::host::parse_host;
@@ -244,6 +244,10 @@ impl Context<'_> {
             .as_ref()
             .map(|service| NamespacedName::new(self.ingress.metadata.namespace.clone(), service.name.as_str()));
         let (action, pool) = match self.resolve(backend, service.as_ref()) {
+            // Told once, with the annotation.
+            _ if self.annotations.guarded => {
+                (Action::Refuse(Refuse { status: 503, reason: UNAVAILABLE_GUARD.into() }), None)
+            }
             Ok(key) => {
                 let pool = pools.acquire(key);
                 (Action::Forward(self.forward(pool, redirect)), Some(pool))

@@ -61,10 +61,7 @@ pub(crate) async fn run<R: Request, B: RequestBody, S: ResponseSink>(
             Err(refused.fault)
         }
     };
-    if let Err(mut fault) = result {
-        if timer.is_given_up() {
-            fault = Reason::DownstreamClosed.into();
-        }
+    if let Err(fault) = result {
         answer_fault(&fault, body, sink, &mut record).await;
         record.fault = Some(fault);
     }

@@ -73,6 +73,7 @@ reasons! {
     NoServicePort = "no_service_port", 503, Local, "the rule names a port that its Service does not have";
     InvalidRule = "invalid_rule", 503, Local, "the rule is not valid and refuses what it matches";
     UnsupportedBackend = "unsupported_backend", 503, Local, "the rule asks for a backend this gateway cannot reach";
+    UnavailableGuard = "unavailable_guard", 503, Local, "the rule asks for a protection this gateway does not have yet";
     NoEndpoints = "no_endpoints", 503, Local, "the Service has no ready endpoints";
     Overload = "overload", 503, Local, "this gateway has too many connections";
     Internal = "internal", 500, Local, "a defect of this gateway";

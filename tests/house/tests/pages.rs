@@ -105,7 +105,10 @@ fn the_ingress_page_tells_obeyed_annotations_from_those_that_are_warned_of() {
         .map(|name| name[PREFIX.len()..].to_owned())
         .collect();
     assert_eq!(quoted(below(&page, "### Obeyed"), true), obeyed);
-    let missing = quoted(below(&page, "### Warned of: protection that is missing"), false);
+    let refused = quoted(below(&page, "### Refused: protection that is missing"), false);
+    let limits = quoted(below(&page, "### Warned of: limits that are missing, and details of protection"), false);
+    let words = ["unavailable_guard", "false"].map(str::to_owned);
+    let missing: BTreeSet<String> = refused.union(&limits).filter(|name| !words.contains(name)).cloned().collect();
     let idle = quoted(below(&page, "### Warned of: without effect"), false);
     assert!(missing.is_disjoint(&idle));
     let warned: BTreeSet<String> = missing.union(&idle).cloned().collect();

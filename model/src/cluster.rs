@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::object::{
-    ConfigMap, EndpointSlice, GatewaySettings, Ingress, IngressClass, Namespace, Secret, Service,
-};
+use crate::object::{ConfigMap, EndpointSlice, GatewaySettings, Ingress, IngressClass, Namespace, Secret, Service};
 use crate::origin::{Kind, NamespacedName, ObjectKey};
 
 /// One object of any kind that Headwater reads.

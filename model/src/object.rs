@@ -465,4 +465,3 @@ object! {
         spec: GatewaySettingsSpec,
     }
 }
-

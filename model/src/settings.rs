@@ -92,7 +92,9 @@ impl<'de> Deserialize<'de> for CidrText {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         parse_cidr(&text).map(Self).ok_or_else(|| {
-            serde::de::Error::custom(format_args!("\"{text}\" is not a network (try \"10.0.0.0/8\" or \"2001:db8::1\")"))
+            serde::de::Error::custom(format_args!(
+                "\"{text}\" is not a network (try \"10.0.0.0/8\" or \"2001:db8::1\")"
+            ))
         })
     }
 }

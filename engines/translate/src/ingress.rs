@@ -10,7 +10,7 @@ use headwater_model::gateway::{
 use headwater_model::object::{HttpIngressPath, Ingress, IngressBackend};
 use headwater_model::origin::{NamespacedName, ObjectKey, Origin};
 
-use crate::annotations::{UNAVAILABLE_GUARD, self, Annotations, BackendProtocol};
+use crate::annotations::{self, Annotations, BackendProtocol, UNAVAILABLE_GUARD};
 use crate::conflict::{Age, place};
 use crate::environment::GatewayId;
 use crate::host::parse_host;

@@ -99,7 +99,9 @@ impl Scanner {
             return false;
         }
         match fs::symlink_metadata(path) {
-            Ok(metadata) => metadata.is_file() && !path.file_name().is_some_and(|name| is_listed(&name.to_string_lossy())),
+            Ok(metadata) => {
+                metadata.is_file() && !path.file_name().is_some_and(|name| is_listed(&name.to_string_lossy()))
+            }
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         }
     }

@@ -132,7 +132,8 @@ async fn act<R: Request, B: RequestBody, S: ResponseSink>(
     if !body.is_done() {
         sink.close_after();
     }
-    let location = redirect::location(redirect, plan, request);
+    let location = redirect::location(redirect, plan, request)
+        .ok_or_else(|| Fault::new(Reason::BadRequest).detail("no host to redirect to"))?;
     record.status = redirect.status;
     respond::send_redirect(sink, redirect.status, &location).await
 }

@@ -7,17 +7,21 @@ use crate::message::Request;
 use crate::plan::Plan;
 
 /// `scheme://host[:port]path[?query]`; parts that the redirect leaves open are the request's own.
-pub(crate) fn location<R: Request>(redirect: &Redirect, plan: &Plan<'_>, request: &R) -> String {
+///
+/// `None` when nobody named a host: HTTP/1.0 need not.
+pub(crate) fn location<R: Request>(redirect: &Redirect, plan: &Plan<'_>, request: &R) -> Option<String> {
     // Never X-Forwarded-Host: many proxies pass on a client's own, and caches would keep where it leads.
     let authority = String::from_utf8_lossy(request.authority());
     let (asked_host, asked_port) = split_port(&authority);
     let scheme = redirect.scheme.as_deref().unwrap_or(plan.client.scheme.as_str());
-    let host = redirect.host.as_deref().unwrap_or(asked_host);
+    let host = redirect.host.as_deref().or(Some(asked_host)).filter(|host| !host.is_empty())?;
     // A port that was asked for belongs to the scheme that was asked for.
     let kept = (redirect.scheme.is_none() && redirect.host.is_none()).then_some(asked_port).flatten();
     let port = redirect.port.or(kept).filter(|port| *port != default_port(scheme));
     let (asked_path, query) = match request.target().split_once('?') {
         Some((path, query)) => (path, Some(query)),
+        // `OPTIONS *` asks for the server as a whole.
+        None if request.target() == "*" => ("/", None),
         None => (request.target(), None),
     };
     let path = match &redirect.path {
@@ -41,7 +45,7 @@ pub(crate) fn location<R: Request>(redirect: &Redirect, plan: &Plan<'_>, request
         location.push('?');
         location.push_str(query);
     }
-    location
+    Some(location)
 }
 
 fn default_port(scheme: &str) -> u16 {

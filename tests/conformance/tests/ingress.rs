@@ -369,6 +369,17 @@ fn plain_http_is_redirected_as_ingress_nginx_does() -> Result<()> {
 }
 
 #[test]
+fn a_redirect_to_no_host_is_refused() -> Result<()> {
+    let annotation = "metadata:\n  annotations:\n    nginx.ingress.kubernetes.io/force-ssl-redirect: \"true\"\n";
+    let ingress = Stand::ingress("any", "", "/", "app").replace("metadata:\n", annotation);
+    let manifests = format!("{ingress}---\n{}", Stand::service("app", "", &[]));
+    let stand = Stand::start(&[("gateway.yaml", Stand::gateway("")), ("app.yaml", manifests)])?;
+    let answer = RawClient::connect(stand.address("http"))?.request("GET / HTTP/1.0\r\n\r\n")?;
+    assert_eq!((answer.status, answer.header("x-headwater-fault")), (400, Some("bad_request".to_owned())));
+    Ok(())
+}
+
+#[test]
 fn only_ingresses_of_our_classes_are_served() -> Result<()> {
     let apps = Apps::start(&["app"])?;
     let of = |name: &str, class: &str| {

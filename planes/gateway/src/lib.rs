@@ -6,6 +6,7 @@ mod accept;
 mod apply;
 mod buffer;
 mod clients;
+mod cork;
 mod dns;
 mod exchange;
 mod fault;

@@ -92,6 +92,8 @@ pub(crate) struct ResponseHead<'a, L> {
     pub(crate) status: u16,
     pub(crate) size: BodySize,
     pub(crate) lines: &'a L,
+    /// Whether nothing follows a body of known length: no trailers.
+    pub(crate) ends_with_body: bool,
     /// Content-Length to pass on although there is no body (HEAD, 304).
     pub(crate) declared_length: Option<u64>,
 }

@@ -36,7 +36,14 @@ pub(crate) async fn send_fault<S: ResponseSink>(sink: &mut S, fault: &Fault) -> 
     let lines = lines(fault.reason);
     let lines = Lines(&lines);
     let size = BodySize::Length(body.len() as u64);
-    sink.head(ResponseHead { status: fault.reason.status(), size, lines: &lines, declared_length: None }).await?;
+    sink.head(ResponseHead {
+        status: fault.reason.status(),
+        size,
+        lines: &lines,
+        ends_with_body: true,
+        declared_length: None,
+    })
+    .await?;
     sink.piece(Piece::Slice(body.as_bytes())).await?;
     sink.finish(Trailers::new()).await?;
     Ok(body.len() as u64)
@@ -46,7 +53,14 @@ pub(crate) async fn send_fault<S: ResponseSink>(sink: &mut S, fault: &Fault) -> 
 pub(crate) async fn send_redirect<S: ResponseSink>(sink: &mut S, status: u16, location: &str) -> Result<(), Fault> {
     let lines: [(&[u8], &[u8]); 1] = [(b"location", location.as_bytes())];
     let lines = Lines(&lines);
-    sink.head(ResponseHead { status, size: BodySize::Length(0), lines: &lines, declared_length: None }).await?;
+    sink.head(ResponseHead {
+        status,
+        size: BodySize::Length(0),
+        lines: &lines,
+        ends_with_body: true,
+        declared_length: None,
+    })
+    .await?;
     sink.finish(Trailers::new()).await
 }
 

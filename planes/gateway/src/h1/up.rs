@@ -178,7 +178,7 @@ impl Receive<'_, '_> {
             // What is still to come of the request may never be read.
             sink.close_after();
         }
-        sink.head(ResponseHead { status, size, lines: &lines, declared_length }).await?;
+        sink.head(ResponseHead { status, size, lines: &lines, ends_with_body: true, declared_length }).await?;
         let mut reader = BodyReader::new(framing, consumed);
         let bytes = self.relay(&mut reader, sink).await?;
         sink.finish(reader.take_trailers()).await?;

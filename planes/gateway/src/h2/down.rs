@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::server::{Builder, SendResponse};
@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::{CONNECTION_WINDOW, Lines, SEND_BUFFER, STREAM_WINDOW, append, map_of, next_data, poll_send, trailers_of};
 use crate::accept::Accepted;
+use crate::cork::{Cork, Corked};
 use crate::exchange;
 use crate::fault::{Fault, Reason};
 use crate::io::Rewound;
@@ -32,8 +33,18 @@ const MAX_ERROR_RESETS: usize = 256;
 /// them makes an endpoint work for nothing.
 const ABANDONED_FREE: u64 = 500;
 
+/// How long the last words of a connection may take.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// Serves one connection to its end.
 pub(crate) async fn serve(accepted: Rc<Accepted>, io: Rewound, timer: Timer) {
+    let (cork, corked) = Cork::new(io);
+    converse(accepted, &cork, corked, &timer).await;
+    timer.set(FAREWELL);
+    let _ = timer.run(cork.drain()).await;
+}
+
+async fn converse(accepted: Rc<Accepted>, cork: &Cork<Rewound>, io: Corked<Rewound>, timer: &Timer) {
     let settings = accepted.settings();
     let limits = settings.limits;
     timer.set(settings.header_timeout);
@@ -47,12 +58,12 @@ pub(crate) async fn serve(accepted: Rc<Accepted>, io: Rewound, timer: Timer) {
         .max_local_error_reset_streams(Some(MAX_ERROR_RESETS))
         .max_send_buffer_size(SEND_BUFFER)
         .handshake::<_, Bytes>(io);
-    let Ok(Ok(mut connection)) = timer.run(handshake).await else { return };
+    let Ok(Ok(mut connection)) = timer.run(cork.with(handshake)).await else { return };
     let streams = Rc::new(Streams::default());
     let mut draining = false;
     timer.set(settings.idle_timeout);
     loop {
-        let next = connection.accept();
+        let next = cork.with(connection.accept());
         let next = if draining { timer.run(next).await } else { timer.run_idle(next).await };
         match next {
             Ok(Some(Ok((request, respond)))) => {
@@ -60,7 +71,7 @@ pub(crate) async fn serve(accepted: Rc<Accepted>, io: Rewound, timer: Timer) {
                     drop((request, respond));
                     connection.abrupt_shutdown(H2Reason::ENHANCE_YOUR_CALM);
                     timer.set(settings.header_timeout);
-                    while let Ok(Some(Ok(_))) = timer.run(connection.accept()).await {}
+                    while let Ok(Some(Ok(_))) = timer.run(cork.with(connection.accept())).await {}
                     return;
                 }
                 let (accepted, active) = (accepted.clone(), Active::new(&streams));
@@ -137,8 +148,15 @@ async fn stream(
     let mut body =
         Body { receive, timer: &timer, accepted: &accepted, trailers: None, taken: 0, touched: false, done: false };
     let respond = RefCell::new(Respond::Head(respond));
-    let mut sink =
-        Sink { respond: &respond, timer: &timer, accepted: &accepted, is_head, started: false, ended: false };
+    let mut sink = Sink {
+        respond: &respond,
+        timer: &timer,
+        accepted: &accepted,
+        is_head,
+        started: false,
+        ended: false,
+        left: None,
+    };
     {
         let mut run = pin!(exchange::run(&accepted, &timer, started, &view, &mut body, &mut sink));
         poll_fn(|cx| {
@@ -368,6 +386,8 @@ struct Sink<'a> {
     is_head: bool,
     started: bool,
     ended: bool,
+    /// Bytes still to come of a body that nothing follows: the last of them ends the stream.
+    left: Option<u64>,
 }
 
 impl ResponseSink for Sink<'_> {
@@ -400,6 +420,11 @@ impl ResponseSink for Sink<'_> {
         }
         let end = self.is_head || matches!(head.size, BodySize::None | BodySize::Length(0));
         self.started = true;
+        if let BodySize::Length(length) = head.size
+            && head.ends_with_body
+        {
+            self.left = Some(length);
+        }
         let mut respond = self.respond.borrow_mut();
         let Respond::Head(head) = &mut *respond else { return Err(Reason::Internal.into()) };
         let stream = head.send_response(response, end).map_err(|error| closed(&error))?;
@@ -414,11 +439,16 @@ impl ResponseSink for Sink<'_> {
         }
         self.timer.set(self.accepted.settings().body_timeout);
         let mut bytes = piece.into_bytes();
+        let length = bytes.len() as u64;
+        let is_last = self.left == Some(length);
         let send = poll_fn(|cx| match &mut *self.respond.borrow_mut() {
-            Respond::Body(stream) => poll_send(stream, &mut bytes, cx),
+            Respond::Body(stream) => poll_send(stream, &mut bytes, is_last, cx),
             Respond::Head(_) => Poll::Ready(Ok(())),
         });
-        match self.timer.run(send).await {
+        let sent = self.timer.run(send).await;
+        self.left = self.left.map(|left| left.saturating_sub(length));
+        self.ended = is_last && matches!(sent, Ok(Ok(())));
+        match sent {
             Ok(sent) => sent.map_err(|error| closed(&error)),
             Err(_) => Err(Fault::new(Reason::DownstreamClosed).detail("the client stopped reading")),
         }

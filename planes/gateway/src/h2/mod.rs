@@ -65,10 +65,11 @@ pub(crate) fn map_of(trailers: &Trailers) -> HeaderMap {
     map
 }
 
-/// Sends as much of `bytes` as the peer's window allows; ready when all is sent.
+/// Sends as much of `bytes` as the peer's window allows; ready when all is sent. `end`: nothing follows them.
 pub(crate) fn poll_send(
     stream: &mut SendStream<Bytes>,
     bytes: &mut Bytes,
+    end: bool,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), h2::Error>> {
     while !bytes.is_empty() {
@@ -81,7 +82,7 @@ pub(crate) fn poll_send(
         }
         let part = bytes.split_to(stream.capacity().min(bytes.len()));
         if !part.is_empty() {
-            stream.send_data(part, false)?;
+            stream.send_data(part, end && bytes.is_empty())?;
         }
     }
     Poll::Ready(Ok(()))

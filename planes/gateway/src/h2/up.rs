@@ -70,7 +70,7 @@ async fn upload<B: RequestBody>(
     while let Some(piece) = body.next().await.map_err(Some)? {
         let mut bytes = piece.into_bytes();
         attempt.timer.set(attempt.timeouts.idle);
-        match attempt.timer.run(poll_fn(|cx| poll_send(stream, &mut bytes, cx))).await {
+        match attempt.timer.run(poll_fn(|cx| poll_send(stream, &mut bytes, false, cx))).await {
             Ok(sent) => sent.map_err(|_| None)?,
             Err(_) => return Err(Some(Reason::UpstreamTimeout.into())),
         }
@@ -117,7 +117,7 @@ async fn receive<S: ResponseSink>(
         sink.close_after();
     }
     let declared_length = declared.filter(|_| is_head || status == 304);
-    sink.head(ResponseHead { status, size, lines: &lines, declared_length }).await?;
+    sink.head(ResponseHead { status, size, lines: &lines, ends_with_body: false, declared_length }).await?;
     let mut bytes = 0;
     loop {
         // What has arrived already goes out together with the head.

@@ -219,6 +219,8 @@ fn indent(text: &str) -> String {
 }
 
 /// A wrk script whose 10,000 requests go round all rules, in steps that no cache foresees.
+///
+/// No two requests are the same, however few the rules are: the load must cost the machine's caches the same.
 pub(crate) fn wrk_script(rules: Rules) -> String {
     format!(
         r#"local requests, next_request = {{}}, 0
@@ -226,7 +228,7 @@ init = function(args)
   for i = 0, 9999 do
     local rule = (i * 7919) % {count}
     wrk.headers["Host"] = "h" .. math.floor(rule / {paths}) .. ".example.com"
-    requests[i] = wrk.format("GET", "/p" .. (rule % {paths}) .. "/1k")
+    requests[i] = wrk.format("GET", "/p" .. (rule % {paths}) .. "/1k?" .. i)
   end
 end
 request = function()

@@ -39,7 +39,8 @@ impl Canned {
         Self { small: response(100), kilobyte: response(1 << 10), megabyte: response(1 << 20) }
     }
 
-    fn pick(&self, path: &[u8]) -> &[u8] {
+    fn pick(&self, target: &[u8]) -> &[u8] {
+        let path = target.split(|&byte| byte == b'?').next().unwrap_or(target);
         match path {
             _ if path.ends_with(b"/1k") => &self.kilobyte,
             _ if path.ends_with(b"/1m") => &self.megabyte,
@@ -192,7 +193,7 @@ impl<'a> Connection<'a> {
             return if self.input.len() > HEAD_LIMIT { Err(Over) } else { Ok(false) };
         };
         let head = Head::parse(&self.input[..end]).ok_or(Over)?;
-        self.output = canned.pick(head.path);
+        self.output = canned.pick(head.target);
         self.close = head.close;
         self.skip = head.content_length;
         self.input.drain(..end + 4);
@@ -201,7 +202,7 @@ impl<'a> Connection<'a> {
 }
 
 struct Head<'a> {
-    path: &'a [u8],
+    target: &'a [u8],
     close: bool,
     content_length: usize,
 }
@@ -211,8 +212,8 @@ impl<'a> Head<'a> {
     fn parse(head: &'a [u8]) -> Option<Self> {
         let mut lines = head.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         let mut request_line = lines.next()?.split(|&byte| byte == b' ');
-        let (_method, path, version) = (request_line.next()?, request_line.next()?, request_line.next()?);
-        let mut parsed = Self { path, close: version == b"HTTP/1.0", content_length: 0 };
+        let (_method, target, version) = (request_line.next()?, request_line.next()?, request_line.next()?);
+        let mut parsed = Self { target, close: version == b"HTTP/1.0", content_length: 0 };
         for line in lines {
             let colon = memchr::memchr(b':', line)?;
             let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
@@ -251,7 +252,7 @@ mod tests {
 
     #[test]
     fn the_last_path_element_picks_the_body() {
-        for (path, length) in [("/x", 100), ("/1k", 1 << 10), ("/a/1m", 1 << 20), ("/1k/x", 100)] {
+        for (path, length) in [("/x", 100), ("/1k?x", 1 << 10), ("/a/1m", 1 << 20), ("/1k/x", 100)] {
             let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
             let received = ask(request.as_bytes(), &[length]);
             assert!(received.ends_with(b"xxx"), "{path}");

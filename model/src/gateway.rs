@@ -46,8 +46,10 @@ pub struct Listener {
 #[non_exhaustive]
 pub enum Protocol {
     /// HTTP/1.0, HTTP/1.1, HTTP/2 with prior knowledge.
+    #[serde(rename = "HTTP")]
     Http,
     /// The same inside TLS, HTTP/2 by ALPN.
+    #[serde(rename = "HTTPS")]
     Https,
 }
 

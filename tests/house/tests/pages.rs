@@ -124,3 +124,31 @@ fn the_ingress_page_tells_obeyed_keys_of_the_config_map_from_those_without_effec
     assert_eq!(quoted(below(&page, "### Obeyed keys"), true), obeyed);
     assert_eq!(quoted(below(&page, "### Keys without effect"), false), known.difference(&obeyed).cloned().collect());
 }
+
+#[test]
+fn links_between_the_papers_lead_somewhere() {
+    let mut papers: Vec<PathBuf> =
+        std::fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    papers.extend(["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(|name| root().join(name)));
+    papers.retain(|paper| paper.extension().is_some_and(|extension| extension == "md"));
+    let mut broken = Vec::new();
+    for paper in &papers {
+        let text = std::fs::read_to_string(paper).unwrap();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
+        for target in targets.filter(|target| !target.contains("://")) {
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let aim = if file.is_empty() { paper.clone() } else { paper.parent().unwrap().join(file) };
+            let is_there = |text: String| text.lines().any(|line| line.starts_with('#') && anchor(line) == heading);
+            if !aim.exists() || (!heading.is_empty() && !std::fs::read_to_string(&aim).is_ok_and(is_there)) {
+                broken.push(format!("{}: {target}", paper.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere: {broken:#?}");
+}
+
+/// The anchor of a heading, as GitHub makes it.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+    text.chars().filter(|char| char.is_alphanumeric() || matches!(char, '-' | '_')).collect()
+}

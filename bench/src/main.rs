@@ -127,6 +127,7 @@ fn run(mut args: RunArgs) -> anyhow::Result<()> {
     let programs = tools::Programs::find(&args.cases)?;
     let headwater = tools::headwater(&args.headwater, args.peers_only)?;
     namespace::enter(&programs)?;
+    let _alone = namespace::alone()?;
     let lab = Lab::start(args, programs, headwater)?;
     println!("{}", lab.preamble());
     let mut sections = Vec::new();

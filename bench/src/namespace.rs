@@ -1,7 +1,7 @@
 //! A network namespace for the whole run: own loopback, own congestion control, nobody else's packets.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -33,6 +33,23 @@ pub(crate) fn enter(programs: &Programs) -> Result<()> {
     let by = if rustix::process::geteuid().is_root() { "root" } else { "user" };
     let error = command.env(INSIDE, by).exec();
     Err(error).with_context(|| programs.unshare.display().to_string())
+}
+
+/// Waits until no other run is under way on this machine: two would measure each other. Held until dropped.
+///
+/// # Errors
+/// When the lock file cannot be opened.
+pub(crate) fn alone() -> Result<File> {
+    let path = env::temp_dir().join("headwater-bench.lock");
+    let open = File::options().create(true).truncate(false).write(true).open(&path);
+    let lock = open.with_context(|| path.display().to_string())?;
+    match lock.try_lock() {
+        Ok(()) => return Ok(lock),
+        Err(TryLockError::WouldBlock) => eprintln!("another run is under way; waiting for its end"),
+        Err(TryLockError::Error(error)) => return Err(error).with_context(|| path.display().to_string()),
+    }
+    lock.lock().with_context(|| path.display().to_string())?;
+    Ok(lock)
 }
 
 /// True when root inside is an ordinary user outside: such a root may not change users.

@@ -176,7 +176,6 @@ http {{
     listen 127.0.0.1:10000 reuseport;
     listen 127.0.0.1:10001 http2 reuseport;
     listen 127.0.0.1:10002 ssl reuseport;
-    http2_max_requests 1000000000;
     ssl_certificate {cert}; ssl_certificate_key {key};
     ssl_protocols TLSv1.3; ssl_ecdh_curve X25519; ssl_session_cache off; ssl_session_tickets off;
     proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $host;

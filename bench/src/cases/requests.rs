@@ -150,6 +150,10 @@ fn rounds(lab: &Lab, subjects: &mut [(Subject, Load)]) -> Result<Vec<Run>> {
                 let (subject, load) = &mut subjects[index];
                 let run = once(lab, round, subject, load)?;
                 let done = run.fate == Fate::Kept;
+                eprintln!(
+                    "round {round}: {}: {:?}, {:.1} us, {:.0} % foreign",
+                    run.proxy, run.fate, run.cpu_us, run.foreign_percent
+                );
                 runs.push(run);
                 if done {
                     break;

@@ -124,7 +124,9 @@ impl Timer {
     /// Moves the deadline to `after` from now.
     pub(crate) fn set(&self, after: Duration) {
         let after = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-        self.entry.deadline_ms.set(self.timers.now_ms.get().saturating_add(after).saturating_add(1));
+        // The sweep's clock may be one tick behind: late is harmless, early is not.
+        let slack = u64::try_from(TICK.as_millis()).unwrap_or(0) + 1;
+        self.entry.deadline_ms.set(self.timers.now_ms.get().saturating_add(after).saturating_add(slack));
         self.entry.expired.set(false);
     }
 

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use headwater_balance::{Outcome, PoolState, RetryBudget, cumulative_weights, hash_key, pick_backend};
+use headwater_balance::{Outcome, PoolState, RetryBudget, hash_key, pick_backend};
 use headwater_model::gateway::{Balance, Endpoint, EndpointAddress, HashKey, PassiveHealth};
 
 const ROUNDS: u64 = 1_000_000;
@@ -57,8 +57,7 @@ fn main() {
             });
         }
     }
-    let cumulative = cumulative_weights([90, 10]);
-    measure("pick_backend of 2", |at| _ = black_box(pick_backend(&cumulative, at << 32)));
+    measure("pick_backend of 2", |at| _ = black_box(pick_backend([90, 10].into_iter(), at << 32)));
     measure("hash_key of 16 bytes", |at| _ = black_box(hash_key(black_box(&u128::from(at).to_be_bytes()))));
     let mut budget = RetryBudget::new(20);
     measure("RetryBudget::deposit", |at| budget.deposit(at * 1000));

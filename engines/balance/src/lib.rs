@@ -16,7 +16,7 @@ mod random;
 mod round_robin;
 mod sampler;
 
-pub use backends::{cumulative_weights, pick_backend};
+pub use backends::pick_backend;
 pub use budget::RetryBudget;
 pub use endpoint::{EndpointId, EndpointStatus, InFlight, Outcome};
 pub use health::{Availability, HealthEvent};

@@ -133,17 +133,8 @@ pub(crate) fn pick_backend(forward: &Forward, random: impl FnOnce() -> u64) -> O
     match &*forward.backends {
         [only] if only.weight > 0 => Some(only),
         backends => {
-            let total: u64 = backends.iter().map(|backend| u64::from(backend.weight)).sum();
-            if total == 0 {
-                return None;
-            }
-            let mut left = random() % total;
-            backends.iter().find(|backend| {
-                let weight = u64::from(backend.weight);
-                let hit = left < weight;
-                left = left.saturating_sub(weight);
-                hit
-            })
+            let index = headwater_balance::pick_backend(backends.iter().map(|backend| backend.weight), random())?;
+            backends.get(index)
         }
     }
 }

@@ -1,8 +1,7 @@
-//! What every role of Headwater needs: snapshots published, connections drained, logs, metrics, an admin server.
+//! What every role of Headwater needs: snapshots published, logs, metrics, an admin server.
 
 pub mod access_log;
 pub mod admin;
-pub mod drain;
 pub mod metrics;
 pub mod publish;
 pub mod telemetry;

@@ -195,9 +195,8 @@ async fn connection(
     let (conn, is_h2) = match (&listener.tls, conn) {
         (Some(tls), Conn::Plain(tcp)) => {
             timer.set(snapshot.connection.header_timeout);
-            let acceptor = tokio_rustls::TlsAcceptor::from(tls.config().clone());
             let prefixed = Prefixed::new(std::mem::replace(&mut buf, Buffer::none()), tcp);
-            let stream = match timer.run(acceptor.accept(prefixed)).await {
+            let stream = match timer.run(tls.accept(prefixed)).await {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
                     worker.metrics.tls_failed.add(1);

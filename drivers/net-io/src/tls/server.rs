@@ -13,9 +13,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SignatureAlgorithm};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{Accept, TlsAcceptor};
 
 use super::{TlsError, provider};
 
@@ -93,15 +94,19 @@ impl ServerTls {
         self.keys.get(&Identity(certificate.clone()))?.as_ref().ok()
     }
 
+    /// The handshake with a client on any stream, without a deadline of its own.
+    pub fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Accept<S> {
+        let limit = |connection: &mut rustls::ServerConnection| connection.set_buffer_limit(Some(BUFFER_LIMIT));
+        TlsAcceptor::from(self.config.clone()).accept_with(stream, limit)
+    }
+
     /// The handshake with a client, within `timeout`. The client was sent an alert when it fails.
     ///
     /// # Errors
     /// [`io::ErrorKind::TimedOut`]; [`io::ErrorKind::InvalidData`] with a [`rustls::Error`] inside when the client
     /// speaks no TLS that we do; what the socket says.
     pub async fn handshake(&self, stream: TcpStream, timeout: Duration) -> io::Result<TlsStream<TcpStream>> {
-        let acceptor = TlsAcceptor::from(self.config.clone());
-        let accept = acceptor.accept_with(stream, |connection| connection.set_buffer_limit(Some(BUFFER_LIMIT)));
-        match tokio::time::timeout(timeout, accept).await {
+        match tokio::time::timeout(timeout, self.accept(stream)).await {
             Ok(result) => result,
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no TLS handshake within {timeout:?}"))),
         }

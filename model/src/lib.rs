@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod finding;
 pub mod gateway;
 pub mod object;
+pub mod observed;
 pub mod origin;
 pub mod quantity;
 pub mod settings;

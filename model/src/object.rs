@@ -169,7 +169,7 @@ pub struct ServiceSpec {
     pub external_traffic_policy: Option<String>,
     pub internal_traffic_policy: Option<String>,
     #[serde(default, rename = "externalIPs")]
-    pub external_ips: Ignored,
+    pub external_ips: Vec<String>,
     #[serde(default)]
     pub selector: Ignored,
     #[serde(default)]

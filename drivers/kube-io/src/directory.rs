@@ -8,5 +8,5 @@ mod walk;
 mod watch;
 
 pub use reading::{Reading, fuzz_read, read_dir, read_str};
-pub use source::{Batch, DirectoryError, DirectorySource};
+pub use source::{DirectoryError, DirectorySource};
 pub use store::UnknownKind;

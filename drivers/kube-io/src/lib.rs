@@ -1,10 +1,16 @@
-//! Objects from outside: today a directory of manifests, with file and line of everything that is wrong in it.
+//! Objects from outside, and what goes back: a directory of manifests, or a Kubernetes API server.
 //!
-//! Text -> nodes with lines (`manifest`: YAML, JSON) -> typed objects, as strict as an API server -> one object for
-//! each key and its last good version (`directory`) -> [`Batch`]es of changes. Everything is bounded: size, number,
-//! nesting, aliases.
+//! - Text -> nodes with lines (`manifest`: YAML, JSON) -> typed objects, as strict as an API server -> one object for
+//!   each key and its last good version (`directory`).
+//! - Lists and watches of an API server -> typed objects (`api`); status, events and leases back to it.
+//!
+//! Both sources tell [`Batch`]es of changes. Everything is bounded: size, number, nesting, aliases.
 
+mod api;
+mod batch;
 mod directory;
 mod manifest;
 
-pub use directory::{Batch, DirectoryError, DirectorySource, Reading, UnknownKind, fuzz_read, read_dir, read_str};
+pub use api::{Access, ApiError, ApiServer};
+pub use batch::Batch;
+pub use directory::{DirectoryError, DirectorySource, Reading, UnknownKind, fuzz_read, read_dir, read_str};

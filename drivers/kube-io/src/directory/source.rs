@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater_model::cluster::Change;
 use headwater_model::finding::{Finding, Location};
 use headwater_model::origin::ObjectKey;
 use thiserror::Error;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout_at};
+
+use crate::Batch;
 
 use super::scan::{Look, Scanner, Sight, unwatched};
 use super::store::Store;
@@ -40,15 +41,6 @@ const RESCAN: Duration = Duration::from_secs(30);
 pub enum DirectoryError {
     #[error("manifest directory {}: cannot be read", path.display())]
     Unreadable { path: PathBuf, source: std::io::Error },
-}
-
-/// What changed at once, and everything that is wrong now.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Batch {
-    /// Real differences only, at most one for each object; all of them are meant to count together.
-    pub changes: Vec<Change>,
-    /// The full list, by file and line; it replaces the one before.
-    pub findings: Vec<Finding>,
 }
 
 /// A manifest directory that is watched. Dropping it ends the watch.
@@ -108,7 +100,7 @@ impl DirectorySource {
         let sight = source.sight().await;
         let changes = source.store.apply(sight.updates, sight.notes);
         source.findings = source.all_findings();
-        let batch = Batch { changes, findings: source.findings.clone() };
+        let batch = Batch { changes, findings: source.findings.clone(), ..Batch::default() };
         Ok((batch, source))
     }
 
@@ -128,7 +120,7 @@ impl DirectorySource {
             let findings = self.all_findings();
             if !changes.is_empty() || findings != self.findings {
                 self.findings.clone_from(&findings);
-                return Batch { changes, findings };
+                return Batch { changes, findings, ..Batch::default() };
             }
         }
     }

@@ -1,0 +1,1 @@
+//! A validating webhook: objects are judged before the API server stores them.

@@ -1,0 +1,1 @@
+//! Headwater in a cluster: the real binary against a real API server, with kubectl as the user's client.

@@ -19,6 +19,9 @@ const MAX_CHAIN: usize = 32;
 pub(crate) enum CertificateError {
     #[error("does not exist")]
     Missing,
+    /// Nobody may read Secrets here; this is no fault of the object.
+    #[error("is not read")]
+    NotRead,
     #[error("has no key {0}")]
     NoKey(&'static str),
     #[error("tls.crt is not PEM with at least one certificate")]

@@ -36,8 +36,11 @@ pub(crate) struct Classes {
     by_name: BTreeMap<Arc<str>, Served>,
     /// Names served without an IngressClass object.
     legacy: Vec<String>,
+    legacy_gateway: Option<Served>,
     /// Where an Ingress without a class goes; `None` is nowhere.
     classless: Option<Served>,
+    /// The one class that is marked as default.
+    default: Option<Arc<str>>,
     /// Whether no IngressClass exists and everything is served.
     everything: Option<Served>,
 }
@@ -48,20 +51,31 @@ impl Classes {
             return Self::without_classes(cluster, options, findings);
         }
         let mut by_name = BTreeMap::new();
+        let mut taken_over = Vec::new();
         let mut defaults = Vec::new();
         for class in cluster.ingress_classes.values() {
             let name = &class.metadata.name;
             let ours = class.spec.controller.as_deref() == Some(&*options.controller);
             let wanted = options.classes.is_empty() || options.classes.iter().any(|known| **known == **name);
-            let served = if ours && wanted { gateway_of(class, cluster, findings) } else { Served::Foreign };
+            let served = match (ours && wanted) || is_among(&options.take_over, name) {
+                true => gateway_of(class, cluster, findings),
+                false => Served::Foreign,
+            };
+            if !ours && served != Served::Foreign && class.spec.parameters.is_none() {
+                taken_over.push(name.clone());
+            }
             by_name.insert(name.clone(), served);
             let annotation = class.metadata.annotations.get(DEFAULT_CLASS_ANNOTATION);
             if annotation.is_some_and(|value| value == "true") {
                 defaults.push(class);
             }
         }
+        let own = only_gateway(&by_name, &taken_over);
+        for name in taken_over {
+            by_name.insert(name, own.clone());
+        }
         let classless = match &defaults[..] {
-            [] if options.serve_classless => Some(only_gateway(&by_name)),
+            [] if options.serve_classless => Some(own.clone()),
             [] => None,
             [class] => by_name.get(&class.metadata.name).cloned(),
             several => {
@@ -79,6 +93,7 @@ impl Classes {
         };
         if by_name.values().all(|served| *served == Served::Foreign)
             && options.classes.is_empty()
+            && options.take_over.is_empty()
             && classless.is_none()
         {
             findings.push(about_nothing(
@@ -87,8 +102,11 @@ impl Classes {
                 "add one".to_owned(),
             ));
         }
-        let legacy = options.classes.iter().filter(|name| !by_name.contains_key(name.as_str())).cloned().collect();
-        Self { by_name, legacy, classless, everything: None }
+        let legacy = options.classes.iter().chain(&options.take_over);
+        let legacy: Vec<String> = legacy.filter(|name| !by_name.contains_key(name.as_str())).cloned().collect();
+        let legacy_gateway = (!legacy.is_empty()).then_some(own);
+        let default = if let [class] = &defaults[..] { Some(class.metadata.name.clone()) } else { None };
+        Self { by_name, legacy, legacy_gateway, classless, default, everything: None }
     }
 
     /// Manifests without any IngressClass: everything is meant for this gateway.
@@ -118,19 +136,21 @@ impl Classes {
         Self { everything: Some(everything), ..Self::default() }
     }
 
+    /// Whether the Ingress is of a class that another controller served before.
+    pub(crate) fn is_taken_over(&self, ingress: &Ingress, options: &Options) -> bool {
+        let annotation = ingress.metadata.annotations.get(LEGACY_ANNOTATION);
+        let written = ingress.spec.ingress_class_name.as_ref().or(annotation).map(String::as_str);
+        written.or(self.default.as_deref()).is_some_and(|name| is_among(&options.take_over, name))
+    }
+
     /// Every gateway that something is served by.
     pub(crate) fn gateways(&self) -> BTreeSet<GatewayId> {
-        let all = self.by_name.values().chain(&self.classless).chain(&self.everything);
-        let mut ids: BTreeSet<GatewayId> = all
-            .filter_map(|served| match served {
-                Served::By(id) => Some(id.clone()),
-                Served::Foreign | Served::Refused => None,
-            })
-            .collect();
-        if !self.legacy.is_empty() {
-            ids.insert(default_gateway());
-        }
-        ids
+        let all = self.by_name.values().chain(&self.legacy_gateway).chain(&self.classless).chain(&self.everything);
+        all.filter_map(|served| match served {
+            Served::By(id) => Some(id.clone()),
+            Served::Foreign | Served::Refused => None,
+        })
+        .collect()
     }
 
     pub(crate) fn assign(&self, ingress: &Ingress) -> Assignment {
@@ -150,7 +170,9 @@ impl Classes {
             },
             (None, Some(name)) => match self.by_name.get(name) {
                 Some(served) => served.assignment(),
-                None if self.legacy.iter().any(|known| known == name) => Assignment::Gateway(default_gateway()),
+                None if is_among(&self.legacy, name) => {
+                    self.legacy_gateway.as_ref().map_or(Assignment::None(None), Served::assignment)
+                }
                 None => Assignment::None(None),
             },
             (None, None) => match &self.classless {
@@ -180,12 +202,18 @@ fn about_nothing(severity: Severity, message: String, mend: String) -> Finding {
     Finding { severity, reason: "NoIngressClass", object: None, location: None, field: String::new(), message, mend }
 }
 
-fn only_gateway(by_name: &BTreeMap<Arc<str>, Served>) -> Served {
-    let mut served = by_name.values().filter(|served| **served != Served::Foreign);
-    match (served.next(), served.next()) {
+/// The gateway of the only class that is served, the default one if there is none or several.
+fn only_gateway(by_name: &BTreeMap<Arc<str>, Served>, except: &[Arc<str>]) -> Served {
+    let own = by_name.iter().filter(|(name, served)| **served != Served::Foreign && !except.contains(name));
+    let mut own = own.map(|(_, served)| served);
+    match (own.next(), own.next()) {
         (Some(only), None) => only.clone(),
         _ => Served::By(default_gateway()),
     }
+}
+
+fn is_among(names: &[String], name: &str) -> bool {
+    names.iter().any(|known| known == name)
 }
 
 fn gateway_of(class: &IngressClass, cluster: &Cluster, findings: &mut Vec<Finding>) -> Served {

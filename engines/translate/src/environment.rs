@@ -27,7 +27,7 @@ pub(crate) struct Environment {
     pub(crate) gateways: BTreeMap<GatewayId, Arc<Gateway>>,
     pub(crate) findings: Vec<Finding>,
     /// Secrets and ConfigMaps that it depends on, whether they exist or not.
-    reads: Vec<ObjectKey>,
+    pub(crate) reads: Vec<ObjectKey>,
 }
 
 impl Environment {

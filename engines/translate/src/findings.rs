@@ -20,6 +20,7 @@ pub(crate) enum Source {
     Defaults(GatewayId),
     Pool(PoolKey),
     Validity,
+    Fallback,
 }
 
 #[derive(Debug, Default)]

@@ -34,6 +34,8 @@ pub(crate) struct HostTable {
     hosts: HashMap<HostPattern, Host>,
     /// `spec.defaultBackend` of every Ingress, oldest first.
     defaults: BTreeMap<Age, Arc<Rule>>,
+    /// What counts where no Ingress has a default backend.
+    fallback: Option<Arc<Rule>>,
     dirty: BTreeSet<HostPattern>,
     defaults_dirty: bool,
     pub(crate) published: Arc<RouteTable>,
@@ -72,6 +74,11 @@ impl HostTable {
         self.defaults_dirty = true;
     }
 
+    pub(crate) fn set_fallback(&mut self, rule: Option<Arc<Rule>>) {
+        self.fallback = rule;
+        self.defaults_dirty = true;
+    }
+
     /// Every host that the wildcard `*.suffix` covers, itself included.
     pub(crate) fn under(&self, suffix: &str) -> Vec<HostPattern> {
         let covered = |host: &HostPattern| match host {
@@ -99,7 +106,7 @@ impl HostTable {
         if self.defaults_dirty {
             self.defaults_dirty = false;
             found(None, self.default_conflicts());
-            let default = self.defaults.values().next();
+            let default = self.defaults.values().next().or(self.fallback.as_ref());
             if !same(default, self.published.default.as_ref()) {
                 Arc::make_mut(&mut self.published).default = default.cloned();
             }

@@ -225,6 +225,14 @@ impl Context<'_> {
         route
     }
 
+    /// What no Ingress wants goes to `backend`; its object is the Service itself.
+    pub(crate) fn fallback(&self, backend: &IngressBackend, old: Option<&Route>, pools: &mut PoolRegistry) -> Route {
+        let age = self.age.clone();
+        let mut route = self.route(&HostPattern::Any, PathMatch::Any, backend, "", age, false, old, pools);
+        route.findings.iter_mut().for_each(|finding| finding.field.clear());
+        route
+    }
+
     #[expect(clippy::too_many_arguments, reason = "a rule is made of this many parts")]
     fn route(
         &self,

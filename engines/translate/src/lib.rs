@@ -27,4 +27,4 @@ mod tls;
 mod translator;
 
 pub use options::{CONTROLLER, Options};
-pub use translator::{Translation, Translator};
+pub use translator::{Served, Translation, Translator};

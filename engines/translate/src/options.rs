@@ -13,6 +13,9 @@ pub struct Options {
     /// Names of the classes to serve; empty: every class of the controller. A name that stands here is also served when
     /// an Ingress asks for it by the annotation `kubernetes.io/ingress.class` and no such IngressClass exists.
     pub classes: Vec<String>,
+    /// Names of another controller's classes to serve as well, whatever their `spec.controller`: a migration. Without
+    /// parameters of its own such a class is served with those of the one class of `controller`.
+    pub take_over: Vec<String>,
     /// Whether an Ingress without a class is served when no IngressClass is marked as default.
     pub serve_classless: bool,
     /// Whether every Ingress is served, whatever class it names, while no IngressClass exists at all. The only
@@ -20,6 +23,13 @@ pub struct Options {
     pub serve_all_without_classes: bool,
     /// Where an ingress-nginx ConfigMap may be; the first that exists counts.
     pub nginx_config_maps: Vec<NamespacedName>,
+    /// Service that gets what no Ingress wants, at its first port, unless an Ingress has a default backend.
+    pub default_backend: Option<NamespacedName>,
+    /// Secret of the certificate for names without one, where GatewaySettings name none.
+    pub default_certificate: Option<NamespacedName>,
+    /// Whether Secrets can be read. Where they cannot (a controller without the right to), nothing is said about them
+    /// and none is asked for.
+    pub reads_secrets: bool,
     /// Port of the default HTTP listener in place of 80, for settings that list no listeners.
     pub http_port: Option<u16>,
     /// Port of the default HTTPS listener in place of 443.
@@ -36,9 +46,13 @@ impl Default for Options {
         Self {
             controller: CONTROLLER.to_owned(),
             classes: Vec::new(),
+            take_over: Vec::new(),
             serve_classless: false,
             serve_all_without_classes: false,
             nginx_config_maps: vec![map("ingress-nginx"), map("default")],
+            default_backend: None,
+            default_certificate: None,
+            reads_secrets: true,
             http_port: None,
             https_port: None,
             published_https_port: None,

@@ -13,6 +13,8 @@ pub(crate) struct References {
     services: HashMap<NamespacedName, HashMap<NamespacedName, usize>>,
     /// Ingresses by the Secret they name.
     secrets: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
+    /// Whether other Secrets are named than at the last look.
+    secrets_changed: bool,
     slices: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
     service_of_slice: HashMap<NamespacedName, NamespacedName>,
 }
@@ -41,6 +43,7 @@ impl References {
     }
 
     pub(crate) fn add_secret(&mut self, secret: &NamespacedName, ingress: &NamespacedName) {
+        self.secrets_changed |= !self.secrets.contains_key(secret);
         self.secrets.entry(secret.clone()).or_default().insert(ingress.clone());
     }
 
@@ -50,9 +53,19 @@ impl References {
         users.remove(ingress);
         let unused = users.is_empty();
         if unused {
+            self.secrets_changed = true;
             self.secrets.remove(secret);
         }
         unused
+    }
+
+    /// Whether other Secrets are named than when this was last asked.
+    pub(crate) fn take_secrets_changed(&mut self) -> bool {
+        std::mem::take(&mut self.secrets_changed)
+    }
+
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &NamespacedName> {
+        self.secrets.keys()
     }
 
     pub(crate) fn users_of_secret(&self, secret: &NamespacedName) -> impl Iterator<Item = &NamespacedName> {

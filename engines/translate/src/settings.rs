@@ -469,35 +469,53 @@ impl Reader<'_> {
         let pem = secret
             .and_then(|secret| secret.bytes("ca.crt"))
             .or_else(|| map.and_then(|map| map.data.get("ca.crt")).map(String::as_bytes))
+            .map(Ok)
+            // It may be in a Secret.
+            .or_else(|| (!self.options.reads_secrets).then_some(Err(Vec::new())))
             .ok_or_else(|| format!("no Secret or ConfigMap {id} with a key ca.crt exists"))?;
-        certificate::authorities(pem).map_err(|wrong| format!("{id}: {wrong}"))
+        match pem {
+            Ok(pem) => certificate::authorities(pem).map_err(|wrong| format!("{id}: {wrong}")),
+            Err(unknown) => Ok(unknown),
+        }
     }
 
     fn tls(&mut self, object: &ObjectKey, spec: &GatewaySettingsSpec) -> TlsPlan {
         let config = self.config();
-        let default = spec.tls.default_certificate.as_deref().and_then(|text| {
-            let loaded = match parse_reference(text) {
-                Some(id) => {
-                    let loaded = certificate::load(self.cluster.secrets.get(&id).map(|secret| &**secret));
-                    self.reads.push(ObjectKey { kind: Kind::Secret, id });
-                    loaded.map_err(|wrong| format!("Secret {text} {wrong}"))
-                }
-                None => Err(format!("{text:?} is not \"namespace/name\"")),
-            };
-            match loaded {
-                Ok(loaded) => Some(loaded.certificate),
-                Err(message) => {
-                    let message = format!("{message}; a self-signed certificate is used");
+        let default = match (spec.tls.default_certificate.as_deref(), &self.options.default_certificate) {
+            (Some(text), _) => match parse_reference(text) {
+                Some(id) => self.default_certificate(object, id),
+                None => {
+                    let message = format!("{text:?} is not \"namespace/name\"; a self-signed certificate is used");
                     self.error(object, "MissingReference", "spec.tls.defaultCertificate", message);
                     None
                 }
-            }
-        });
+            },
+            (None, Some(id)) => self.default_certificate(object, id.clone()),
+            (None, None) => None,
+        };
         TlsPlan {
             default,
             min_version: spec.tls.min_version.or(config.min_tls_version).unwrap_or_default(),
             http2: spec.tls.http2.or(config.use_http2).unwrap_or(true),
             session_tickets: spec.tls.session_tickets.or(config.ssl_session_tickets).unwrap_or(true),
+        }
+    }
+}
+
+impl Reader<'_> {
+    fn default_certificate(&mut self, object: &ObjectKey, id: NamespacedName) -> Option<Arc<Certificate>> {
+        let key = ObjectKey { kind: Kind::Secret, id };
+        self.reads.push(key.clone());
+        if !self.options.reads_secrets {
+            return None;
+        }
+        match certificate::load(self.cluster.secrets.get(&key.id).map(|secret| &**secret)) {
+            Ok(loaded) => Some(loaded.certificate),
+            Err(wrong) => {
+                let message = format!("{key} {wrong}; a self-signed certificate is used");
+                self.error(object, "MissingReference", "spec.tls.defaultCertificate", message);
+                None
+            }
         }
     }
 }

@@ -51,7 +51,9 @@ pub(crate) fn claims(
         };
         let id = NamespacedName::new(namespace.clone(), secret);
         let certificate = certificates.get(&id).and_then(|loaded| loaded.as_ref().ok());
-        if let Some(Err(wrong)) = certificates.get(&id) {
+        if let Some(Err(wrong)) = certificates.get(&id)
+            && *wrong != CertificateError::NotRead
+        {
             let reason = if *wrong == CertificateError::Missing { "MissingReference" } else { "InvalidCertificate" };
             let message = format!("Secret {id} {wrong}; the default certificate is served");
             findings.push(Finding::error(reason, ingress.key(), message).at(format!("{field}.secretName")));

@@ -15,16 +15,17 @@ use headwater_model::finding::Finding;
 use headwater_model::gateway::{
     Certificate, GatewaySnapshot, HostPattern, Listener, Pool, Protocol, RouteTable, TlsTermination,
 };
-use headwater_model::object::Ingress;
-use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
+use headwater_model::object::{Ingress, IngressBackend, IngressServiceBackend, Metadata, ServiceBackendPort};
+use headwater_model::origin::{Kind, NamespacedName, ObjectKey, Origin};
 
 use crate::annotations::Annotations;
+use crate::certificate::CertificateError;
 use crate::class::Assignment;
 use crate::conflict::Age;
 use crate::environment::{Environment, GatewayId};
 use crate::findings::{Findings, Source};
 use crate::hosts::{Candidate, HostTable};
-use crate::ingress::{self, Context, Entry, Translated};
+use crate::ingress::{self, Context, Entry, Route, Translated};
 use crate::options::Options;
 use crate::pools::{PoolKey, PoolRegistry};
 use crate::references::References;
@@ -41,6 +42,20 @@ pub struct Translation {
     pub findings: Arc<[Finding]>,
     /// Whether the snapshot differs from the one before; always true for the first.
     pub changed: bool,
+    /// Secrets and ConfigMaps that what is served depends on, whether they exist or not. The same pointer as before
+    /// when nothing changed.
+    pub wanted: Arc<BTreeSet<ObjectKey>>,
+    /// Whether classes, settings or the ConfigMap changed, on which every Ingress depends.
+    pub environment_changed: bool,
+}
+
+/// How an Ingress is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// By a class of this controller.
+    Own,
+    /// By a class that another controller served before, and perhaps still does.
+    TakenOver,
 }
 
 /// Translates a cluster's objects, and then what changes.
@@ -59,6 +74,7 @@ pub struct Translator {
     pools: PoolRegistry,
     references: References,
     findings: Findings,
+    wanted: Arc<BTreeSet<ObjectKey>>,
     snapshot: Arc<GatewaySnapshot>,
 }
 
@@ -68,6 +84,8 @@ struct Tables {
     hosts: HostTable,
     tls: TlsTable,
     listeners: Vec<Arc<Listener>>,
+    /// To the Service of [`Options::default_backend`].
+    fallback: Option<Route>,
 }
 
 /// An Ingress between its head and its rules.
@@ -100,6 +118,7 @@ impl Translator {
             pools: PoolRegistry::default(),
             references: References::default(),
             findings: Findings::default(),
+            wanted: Arc::default(),
             snapshot: Arc::default(),
         }
     }
@@ -123,6 +142,12 @@ impl Translator {
         if environment_changed {
             self.read_environment(cluster, first, &mut dirty);
         }
+        let default_backend = self.options.default_backend.as_ref();
+        if environment_changed
+            || changes.iter().any(|key| key.kind == Kind::Service && Some(&key.id) == default_backend)
+        {
+            self.read_fallback(cluster);
+        }
         let mut heads: Vec<Head> = Vec::with_capacity(dirty.len());
         for (id, settled) in &dirty {
             heads.extend(self.head(cluster, id, *settled));
@@ -136,7 +161,83 @@ impl Translator {
         self.sweep_pools(cluster);
         let changed = self.publish() || first;
         self.findings.set(Source::Validity, self.expired(now));
-        Translation { snapshot: self.snapshot.clone(), findings: self.findings.all(), changed }
+        if self.references.take_secrets_changed() || environment_changed {
+            self.collect_wanted();
+        }
+        Translation {
+            snapshot: self.snapshot.clone(),
+            findings: self.findings.all(),
+            changed,
+            wanted: self.wanted.clone(),
+            environment_changed,
+        }
+    }
+
+    /// How the Ingress is served; `None`: it is not.
+    pub fn served(&self, id: &NamespacedName) -> Option<Served> {
+        let object = &self.ingresses.get(id)?.object;
+        let taken_over = self.environment.classes.is_taken_over(object, &self.options);
+        Some(if taken_over { Served::TakenOver } else { Served::Own })
+    }
+
+    fn collect_wanted(&mut self) {
+        let secrets = self.references.secrets().cloned().map(|id| ObjectKey { kind: Kind::Secret, id });
+        let mut wanted: BTreeSet<ObjectKey> = secrets.chain(self.environment.reads.iter().cloned()).collect();
+        if !self.options.reads_secrets {
+            wanted.retain(|key| key.kind != Kind::Secret);
+        }
+        if wanted != *self.wanted {
+            self.wanted = Arc::new(wanted);
+        }
+    }
+
+    /// What no Ingress wants goes to the Service of [`Options::default_backend`].
+    fn read_fallback(&mut self, cluster: &Cluster) {
+        let Some(id) = self.options.default_backend.clone() else { return };
+        // Without the Service any number does: it is what is missing.
+        let ports = cluster.services.get(&id).map(|service| &service.spec.ports);
+        let number = ports.and_then(|ports| ports.first()).map_or(80, |port| port.port);
+        let service = IngressServiceBackend {
+            name: id.name.to_string(),
+            port: Some(ServiceBackendPort { name: None, number: Some(number) }),
+        };
+        let backend = IngressBackend { service: Some(service), resource: None };
+        // Routes are made for an Ingress; this one only lends its namespace.
+        let metadata = Metadata { name: id.name.clone(), namespace: id.namespace.clone(), ..Metadata::default() };
+        let ingress = Ingress { metadata, ..Ingress::default() };
+        let key = ObjectKey { kind: Kind::Service, id };
+        let origin = Arc::new(Origin { key: key.clone(), generation: 0 });
+        let (annotations, age) = (Annotations::default(), Age::of(&ingress.metadata));
+        let mut found = Vec::new();
+        for (gateway_id, tables) in &mut self.tables {
+            let old = tables.fallback.take();
+            if let Some(gateway) = self.environment.gateways.get(gateway_id) {
+                let context = Context {
+                    cluster,
+                    ingress: &ingress,
+                    gateway_id,
+                    gateway,
+                    age: &age,
+                    annotations: &annotations,
+                    key: key.clone(),
+                    origin: origin.clone(),
+                    settled: false,
+                };
+                let route = context.fallback(&backend, old.as_ref(), &mut self.pools);
+                found.extend(route.findings.iter().cloned());
+                tables.hosts.set_fallback(route.entry.as_ref().map(|entry| entry.rule.clone()));
+                tables.fallback = Some(route);
+            }
+            let entry_of = |route: &Option<Route>| route.as_ref().and_then(|route| route.entry.clone());
+            let (old, new) = (entry_of(&old), entry_of(&tables.fallback));
+            let kept = matches!((&old, &new), (Some(old), Some(new)) if Arc::ptr_eq(old, new));
+            if let Some(pool) = old.filter(|_| !kept).and_then(|old| old.pool) {
+                self.pools.release(pool);
+            }
+        }
+        found.sort();
+        found.dedup();
+        self.findings.set(Source::Fallback, found);
     }
 
     /// Marks what depends on the changed objects. Returns whether the environment may have changed.
@@ -251,7 +352,10 @@ impl Translator {
         for secret in &secrets {
             self.references.add_secret(secret, &ingress);
             if !self.certificates.contains_key(secret) {
-                let loaded = certificate::load(cluster.secrets.get(secret).map(|secret| &**secret));
+                let loaded = match self.options.reads_secrets {
+                    true => certificate::load(cluster.secrets.get(secret).map(|secret| &**secret)),
+                    false => Err(CertificateError::NotRead),
+                };
                 self.certificates.insert(secret.clone(), loaded);
             }
         }

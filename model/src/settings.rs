@@ -3,6 +3,9 @@
 //! Every field of the spec is optional. Where it is silent, an ingress-nginx ConfigMap counts, then the default that
 //! stands in the field's documentation.
 
+#[cfg(test)]
+mod crd;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -12,6 +15,7 @@ use crate::quantity::{DurationText, SizeText};
 
 /// `spec` of a GatewaySettings object.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct GatewaySettingsSpec {
     /// Default: `http` on port 80 and `https` on port 443, every address.
@@ -37,6 +41,7 @@ pub struct GatewaySettingsSpec {
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ListenerSpec {
     /// Unique within the object.
@@ -51,6 +56,7 @@ pub struct ListenerSpec {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum ListenerProtocol {
     HTTP,
     HTTPS,
@@ -58,6 +64,7 @@ pub enum ListenerProtocol {
 
 /// Who may speak for the client; see docs/client-address.md.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ClientAddressSpec {
     /// Default: nobody. A bare address stands for itself.
@@ -105,6 +112,7 @@ pub fn parse_cidr(text: &str) -> Option<IpNet> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum ProxyProtocolSpec {
     Off,
     Optional,
@@ -112,6 +120,7 @@ pub enum ProxyProtocolSpec {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum EmitProxyProtocolSpec {
     Off,
     V1,
@@ -120,6 +129,7 @@ pub enum EmitProxyProtocolSpec {
 
 /// Limits as written; [`Limits`] has the defaults.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct LimitsSpec {
     /// Bytes of a request's head. Default 64Ki.
@@ -173,6 +183,7 @@ impl Default for Limits {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TimeoutsSpec {
     /// From the first byte of a request to the end of its head; also the TLS handshake. Default 15s.
@@ -190,6 +201,7 @@ pub struct TimeoutsSpec {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct BalancingSpec {
     /// Default `LeastRequest`.
@@ -201,6 +213,7 @@ pub struct BalancingSpec {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum BalancingAlgorithm {
     RoundRobin,
     LeastRequest,
@@ -209,6 +222,7 @@ pub enum BalancingAlgorithm {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum HashOn {
     Client,
     Header,
@@ -216,6 +230,7 @@ pub enum HashOn {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct RetriesSpec {
     /// Tries in all, the first included. Default 3; 1 turns retries off.
@@ -225,6 +240,7 @@ pub struct RetriesSpec {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct PassiveHealthSpec {
     /// Failures in a row that eject an endpoint. Default 5; 0 turns ejection off.
@@ -238,6 +254,7 @@ pub struct PassiveHealthSpec {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UpstreamSpec {
     /// Idle connections kept for each endpoint by each worker. Default 64.
@@ -249,6 +266,7 @@ pub struct UpstreamSpec {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct UpstreamTlsSpec {
     /// `Off` (default, as ingress-nginx), `SystemRoots`, `CertificateAuthority`.
@@ -260,6 +278,7 @@ pub struct UpstreamTlsSpec {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum UpstreamVerifySpec {
     Off,
     SystemRoots,
@@ -267,6 +286,7 @@ pub enum UpstreamVerifySpec {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct TlsSpec {
     /// `1.2` (default) or `1.3`.
@@ -280,6 +300,7 @@ pub struct TlsSpec {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum TlsVersion {
     #[default]
     #[serde(rename = "1.2")]
@@ -289,6 +310,7 @@ pub enum TlsVersion {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct AccessLogSpec {
     /// `JSON` (default), `Text`, `Off`.
@@ -296,6 +318,7 @@ pub struct AccessLogSpec {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum AccessLogFormat {
     #[default]
     #[serde(rename = "JSON")]

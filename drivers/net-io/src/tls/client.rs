@@ -87,7 +87,7 @@ fn parse_name(name: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(bare.to_owned()).ok()
 }
 
-fn roots(authorities: &[Vec<u8>]) -> Result<Arc<RootCertStore>, TlsError> {
+pub(super) fn roots(authorities: &[Vec<u8>]) -> Result<Arc<RootCertStore>, TlsError> {
     let mut store = RootCertStore::empty();
     for (index, der) in authorities.iter().enumerate() {
         store.add(CertificateDer::from(der.as_slice())).map_err(|source| TlsError::Authority { index, source })?;

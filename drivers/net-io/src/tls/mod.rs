@@ -1,6 +1,7 @@
 //! TLS 1.2 and 1.3 by rustls and aws-lc.
 
 pub mod client;
+pub mod pem;
 pub mod server;
 
 use std::sync::{Arc, OnceLock};
@@ -21,6 +22,8 @@ pub enum TlsError {
     Versions { versions: &'static str, source: rustls::Error },
     #[error("certificate authority {index} is not usable (give DER of an X.509 version 3 certificate)")]
     Authority { index: usize, source: rustls::Error },
+    #[error("clients cannot be verified by these authorities (give the certificate of the authority that issues theirs)")]
+    ClientVerifier { source: rustls::server::VerifierBuilderError },
     #[error("{name:?} is not the name of a server (give a DNS name or an address)")]
     ServerName { name: String },
     #[error("no certificate authority is named, so no server can be believed (name one, or turn verification off)")]

@@ -10,7 +10,10 @@ use headwater_model::gateway::{Certificate, PrivateKey, TlsTermination};
 use headwater_model::origin::Origin;
 use headwater_model::settings::TlsVersion;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier,
+};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SignatureAlgorithm};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -52,6 +55,30 @@ impl ServerTls {
     /// # Errors
     /// [`TlsError`] when nothing can be served: no random numbers.
     pub fn new(termination: &TlsTermination, previous: Option<&Self>) -> Result<Self, TlsError> {
+        Self::build(termination, previous, None)
+    }
+
+    /// The same for clients that show a certificate of one of `authorities` (DER); others are refused in the handshake.
+    ///
+    /// # Errors
+    /// [`TlsError`] when nothing can be served: no random numbers, or no usable authority.
+    pub fn for_clients_of(
+        authorities: &[Vec<u8>],
+        termination: &TlsTermination,
+        previous: Option<&Self>,
+    ) -> Result<Self, TlsError> {
+        let roots = super::client::roots(authorities)?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+            .build()
+            .map_err(|source| TlsError::ClientVerifier { source })?;
+        Self::build(termination, previous, Some(verifier))
+    }
+
+    fn build(
+        termination: &TlsTermination,
+        previous: Option<&Self>,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<Self, TlsError> {
         let tickets = match previous.and_then(|previous| previous.tickets.clone()) {
             _ if !termination.session_tickets => None,
             Some(tickets) => Some(tickets),
@@ -75,7 +102,7 @@ impl ServerTls {
             })
             .collect();
         faults.sort_by(|a, b| a.origin.key.cmp(&b.origin.key));
-        let config = configure(termination, Arc::new(resolver), tickets.as_ref())?;
+        let config = configure(termination, Arc::new(resolver), tickets.as_ref(), clients)?;
         Ok(Self { config: Arc::new(config), tickets, keys: Arc::new(keys), faults: faults.into() })
     }
 
@@ -117,6 +144,7 @@ fn configure(
     termination: &TlsTermination,
     resolver: Arc<BySni>,
     tickets: Option<&Arc<dyn ProducesTickets>>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
 ) -> Result<ServerConfig, TlsError> {
     let (versions, names): (&[&rustls::SupportedProtocolVersion], _) = match termination.min_version {
         TlsVersion::V1_2 => (&[&rustls::version::TLS13, &rustls::version::TLS12], "1.2 and 1.3"),
@@ -125,7 +153,7 @@ fn configure(
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(versions)
         .map_err(|source| TlsError::Versions { versions: names, source })?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
         .with_cert_resolver(resolver);
     // Tickets carry the session: no worker keeps any, and every worker can resume it.
     config.session_storage = Arc::new(NoServerSessionStorage {});

@@ -10,4 +10,5 @@ pub mod object;
 pub mod observed;
 pub mod origin;
 pub mod quantity;
+pub mod report;
 pub mod settings;

@@ -69,7 +69,7 @@ impl fmt::Display for Kind {
 }
 
 /// Namespace and name of an object whose kind is known from the context.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NamespacedName {
     /// Empty for cluster-scoped kinds.
     pub namespace: Arc<str>,
@@ -89,7 +89,7 @@ impl fmt::Display for NamespacedName {
 }
 
 /// One object among all: kind, namespace, name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectKey {
     pub kind: Kind,
     #[serde(flatten)]
@@ -110,7 +110,7 @@ impl fmt::Display for ObjectKey {
 }
 
 /// The object, and the generation of its spec, that an entry of a snapshot was derived from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Origin {
     #[serde(flatten)]
     pub key: ObjectKey,

@@ -61,6 +61,25 @@ impl Authority {
         let mut params = CertificateParams::new(names).context("certificate names")?;
         params.distinguished_name.push(DnType::CommonName, common);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(params)
+    }
+
+    /// Issues a certificate for a client as a Kubernetes API server understands it: the common name is the user, the
+    /// organization a group.
+    ///
+    /// # Errors
+    /// When no key can be made.
+    pub fn user(&self, user: &str, group: Option<&str>) -> Result<Leaf> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, user);
+        if let Some(group) = group {
+            params.distinguished_name.push(DnType::OrganizationName, group);
+        }
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(params)
+    }
+
+    fn issue(&self, params: CertificateParams) -> Result<Leaf> {
         let key = KeyPair::generate()?;
         let cert = params.signed_by(&key, &self.issuer)?;
         Ok(Leaf {

@@ -21,12 +21,13 @@
 //! # }
 //! ```
 
-mod process;
+pub(crate) mod process;
 
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -91,6 +92,11 @@ impl Lab {
         let host = Host::start(name)?;
         locked(&self.hosts).push(host.0.clone());
         Ok(host)
+    }
+
+    /// Takes a host out of the lab: it ends with the last clone of it and its last socket.
+    pub fn remove(&self, host: &Host) {
+        locked(&self.hosts).retain(|other| !Arc::ptr_eq(other, &host.0));
     }
 
     /// Records the packets of an interface, or of all with `any`, from now on. They are printed when the test fails.
@@ -272,8 +278,16 @@ impl Host {
     /// # Errors
     /// When the program cannot be started.
     pub fn spawn_process(&self, command: &Command) -> Result<Process> {
+        self.spawn_process_in(command, None)
+    }
+
+    /// As [`Host::spawn_process`]; the files with its output are in a directory below `output`, if one is given.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub(crate) fn spawn_process_in(&self, command: &Command, output: Option<&Path>) -> Result<Process> {
         let (process, log) =
-            process::spawn(&self.0.orders, command).with_context(|| format!("host {}", self.name()))?;
+            process::spawn(&self.0.orders, command, output).with_context(|| format!("host {}", self.name()))?;
         locked(&self.0.logs).push(log);
         Ok(process)
     }

@@ -40,6 +40,33 @@ pub fn value<T>(deadline: Duration, mut find: impl FnMut() -> Option<T>) -> Resu
     }
 }
 
+/// Waits until `find` finds something, and returns it; an error of `find` ends the wait. For questions that are asked
+/// by messages: the next one follows the answer after 20 ms.
+///
+/// # Errors
+/// That of `find`, or when `deadline` passes first; the text names the caller's file and line.
+#[track_caller]
+pub fn eventually<T, F: Future<Output = Result<Option<T>>>>(
+    deadline: Duration,
+    mut find: impl FnMut() -> F,
+) -> impl Future<Output = Result<T>> {
+    let caller = Location::caller();
+    let search = async move {
+        loop {
+            if let Some(found) = find().await? {
+                return Ok(found);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    async move {
+        match tokio::time::timeout(deadline, search).await {
+            Ok(found) => found,
+            Err(_) => bail!("condition at {caller} does not hold after {deadline:?}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! Child processes of a host.
+//! Child processes of a host, or of this process's own network.
 //!
 //! The kernel kills them when the thread that started them ends (`PR_SET_PDEATHSIG`), so one thread of each host
 //! starts them all and lives as long as the host.
@@ -21,14 +21,14 @@ use crate::wait;
 const SHOWN: usize = 16 * 1024;
 
 /// A program to be started, and where to say how that went.
-pub(super) struct Spawn {
+pub(crate) struct Spawn {
     command: Command,
     done: Sender<std::io::Result<Child>>,
 }
 
 /// The output of a process, which outlives it.
 #[derive(Clone, Debug)]
-pub(super) struct Log {
+pub(crate) struct Log {
     title: String,
     dir: Arc<TempDir>,
 }
@@ -41,16 +41,17 @@ pub struct Process {
 }
 
 /// Starts what is ordered until nobody can order any more.
-pub(super) fn serve(orders: &Receiver<Spawn>) {
+pub(crate) fn serve(orders: &Receiver<Spawn>) {
     for Spawn { mut command, done } in orders {
         // Whoever ordered it may have gone.
         let _ = done.send(command.spawn());
     }
 }
 
-pub(super) fn spawn(orders: &Sender<Spawn>, wanted: &Command) -> Result<(Process, Log)> {
+/// Starts a program. Its output goes to a directory below `output`, or below the system's for temporary files.
+pub(crate) fn spawn(orders: &Sender<Spawn>, wanted: &Command, output: Option<&Path>) -> Result<(Process, Log)> {
     let program = wanted.get_program().to_string_lossy().into_owned();
-    let dir = TempDir::new().context("directory for output")?;
+    let dir = output.map_or_else(TempDir::new, TempDir::new_in).context("directory for output")?;
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(wanted.get_program()).args(wanted.get_args());
     for (name, value) in wanted.get_envs() {
@@ -96,7 +97,7 @@ impl Log {
         read(&self.dir.path().join(name))
     }
 
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let tail = |text: String| {
             let mut from = text.len().saturating_sub(SHOWN);
             while !text.is_char_boundary(from) {

@@ -1,5 +1,29 @@
 //! A Kubernetes API server: objects from it, status, events and leases to it.
 
+mod backoff;
+mod body;
+mod client;
 mod connect;
+mod event;
+mod failure;
+mod health;
+mod heartbeat;
+mod lease;
+mod parse;
+mod resource;
+mod slim;
+mod source;
+mod store;
+mod watch;
+mod write;
 
 pub use connect::{Access, ApiError, ApiServer};
+pub use event::{EventNote, EventWritten, NOTE_LIMIT, REPORTING_CONTROLLER};
+pub use health::{Counters, Health, WatchHealth, WatchState};
+pub use heartbeat::{
+    FleetChange, FleetWatch, GatewayLease, HEARTBEAT_DURATION, HEARTBEAT_RENEW, Heartbeat, HeartbeatSettings,
+    REPORT_ANNOTATION, REPORT_LIMIT,
+};
+pub use lease::{Leadership, LeaseName, Timing, WriteGuard, unique_identity};
+pub use source::{ApiServerSource, Selection};
+pub use write::FIELD_MANAGER;

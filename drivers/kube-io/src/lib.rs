@@ -12,5 +12,11 @@ mod directory;
 mod manifest;
 
 pub use api::{Access, ApiError, ApiServer};
+pub use api::{ApiServerSource, Counters, Health, Selection, WatchHealth, WatchState};
+pub use api::{
+    EventNote, EventWritten, FIELD_MANAGER, FleetChange, FleetWatch, GatewayLease, HEARTBEAT_DURATION, HEARTBEAT_RENEW,
+    Heartbeat, HeartbeatSettings, Leadership, LeaseName, NOTE_LIMIT, REPORT_ANNOTATION, REPORT_LIMIT,
+    REPORTING_CONTROLLER, Timing, WriteGuard, unique_identity,
+};
 pub use batch::Batch;
 pub use directory::{DirectoryError, DirectorySource, Reading, UnknownKind, fuzz_read, read_dir, read_str};

@@ -14,6 +14,8 @@ use headwater_model::cluster::Object;
 use headwater_model::finding::{Finding, Location};
 use headwater_model::origin::ObjectKey;
 
+pub(crate) use self::decode::decode_known;
+pub(crate) use self::object::Typed;
 pub(crate) use self::path::LineTable;
 
 /// How a file's text is written.
@@ -48,6 +50,18 @@ pub(crate) struct Unread {
 pub(crate) struct FileReading {
     pub(crate) manifests: Vec<Manifest>,
     pub(crate) unread: Vec<Unread>,
+}
+
+/// The one JSON value of a text.
+///
+/// # Errors
+/// Why it is not JSON, or not one value.
+pub(crate) fn read_json(text: &str) -> Result<node::Node, node::SyntaxError> {
+    let mut documents = json::parse(text)?.into_iter();
+    match (documents.next(), documents.next()) {
+        (Some(document), None) => Ok(document),
+        _ => Err(node::SyntaxError::new(1, "not one JSON value")),
+    }
 }
 
 /// Reads the text of one file.

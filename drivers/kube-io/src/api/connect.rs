@@ -1,10 +1,13 @@
 //! How an API server is reached.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use thiserror::Error;
+
+use super::client::Dialer;
 
 /// Whose credentials to use: those of the pod, or of a kubeconfig.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +26,21 @@ pub enum ApiError {
     NoAccess(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("{what}")]
     Request { what: String, source: Box<kube::Error> },
+    /// 409: another field manager owns the field, or somebody wrote in between.
+    #[error("{what}: held by {held_by}")]
+    Conflict { what: String, held_by: String },
+    /// 404: the object, or its kind, is not there.
+    #[error("{what}: there is no such object")]
+    NotFound { what: String },
+    /// 401, 403: the credentials do not suffice; `why` is the server's word.
+    #[error("{what}: not allowed; grant it by RBAC: {why}")]
+    Forbidden { what: String, why: String },
+    /// Other 4xx: asking again would not help.
+    #[error("{what}: refused: {why}")]
+    Refused { what: String, why: String },
+    /// 429, 5xx, no connection, no answer: worth another try.
+    #[error("{what}: the API server does not answer as it should: {why}")]
+    Unavailable { what: String, why: String, retry_after: Option<Duration> },
 }
 
 /// An API server that can be asked; cheap to clone.
@@ -30,6 +48,7 @@ pub enum ApiError {
 pub struct ApiServer {
     pub(crate) client: Client,
     namespace: String,
+    dialer: Dialer,
 }
 
 impl ApiServer {
@@ -40,13 +59,17 @@ impl ApiServer {
     pub async fn connect(access: &Access) -> Result<Self, ApiError> {
         let config = config(access).await.map_err(ApiError::NoAccess)?;
         let namespace = config.default_namespace.clone();
-        let client = Client::try_from(config).map_err(|error| ApiError::NoAccess(Box::new(error)))?;
-        Ok(Self { client, namespace })
+        let dialer = Dialer::new(config).map_err(ApiError::NoAccess)?;
+        Ok(Self { client: dialer.client_for_requests(), namespace, dialer })
     }
 
     /// The pod's namespace, or that of the kubeconfig's context.
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    pub(crate) fn dialer(&self) -> &Dialer {
+        &self.dialer
     }
 }
 
@@ -55,6 +78,9 @@ async fn config(access: &Access) -> Result<Config, Box<dyn std::error::Error + S
     match (&access.kubeconfig, &access.context) {
         (Some(path), _) => Ok(Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?),
         (None, Some(_)) => Ok(Config::from_kubeconfig(&options).await?),
-        (None, None) => Ok(Config::infer().await?),
+        (None, None) => match Config::incluster() {
+            Ok(config) => Ok(config),
+            Err(_) => Ok(Config::from_kubeconfig(&options).await?),
+        },
     }
 }

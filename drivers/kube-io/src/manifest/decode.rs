@@ -69,7 +69,15 @@ impl Found {
 /// # Errors
 /// Every unknown field and double key before the first value that does not fit, and that value.
 pub(crate) fn decode<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<Fault>> {
-    let context = Context::default();
+    decode_in(Context::default(), node)
+}
+
+/// The same for a node from an API server, which may be newer than we are: unknown fields are passed over.
+pub(crate) fn decode_known<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<Fault>> {
+    decode_in(Context { lenient: true, ..Context::default() }, node)
+}
+
+fn decode_in<'de, T: DeserializeOwned>(context: Context<'de>, node: &'de Node) -> Result<T, Vec<Fault>> {
     let decoded = T::deserialize(Decoder { node, context: &context });
     let mut faults = context.faults.into_inner();
     match decoded {
@@ -87,6 +95,8 @@ const MAX_FAULTS: usize = 32;
 
 #[derive(Default)]
 struct Context<'de> {
+    /// Unknown fields are no fault.
+    lenient: bool,
     path: RefCell<Vec<Segment<'de>>>,
     faults: RefCell<Vec<Fault>>,
 }
@@ -247,6 +257,9 @@ impl<'de> MapAccess<'de> for Entries<'_, 'de> {
         for entry in self.rest.by_ref() {
             if let Some(known) = self.known {
                 if !known.contains(&&*entry.key) {
+                    if self.context.lenient {
+                        continue;
+                    }
                     self.context.report(&entry.key, entry.line, What::Unknown { known });
                     continue;
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use headwater_model::cluster::Object;
 use headwater_model::finding::{Finding, Location};
 use headwater_model::object::{
-    ConfigMap, EndpointSlice, GatewaySettings, Ingress, IngressClass, Namespace, Secret, Service,
+    ConfigMap, EndpointSlice, GatewaySettings, Ingress, IngressClass, Metadata, Namespace, Secret, Service,
 };
 use headwater_model::origin::{Kind, ObjectKey};
 use serde::de::DeserializeOwned;
@@ -254,7 +254,9 @@ impl Rule {
 }
 
 /// The types behind the kinds.
-trait Typed: DeserializeOwned {
+pub(crate) trait Typed: DeserializeOwned {
+    fn metadata(&mut self) -> &mut Metadata;
+
     /// The namespace is the effective one: `default` where the manifest is silent, none for cluster-scoped kinds.
     fn into_object(self, namespace: Arc<str>) -> Object;
 }
@@ -262,6 +264,10 @@ trait Typed: DeserializeOwned {
 macro_rules! typed {
     ($($kind:ident)*) => {$(
         impl Typed for $kind {
+            fn metadata(&mut self) -> &mut Metadata {
+                &mut self.metadata
+            }
+
             fn into_object(mut self, namespace: Arc<str>) -> Object {
                 self.metadata.namespace = namespace;
                 Object::$kind(Arc::new(self))

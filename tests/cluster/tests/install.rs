@@ -131,7 +131,7 @@ const VALUES: &[(&str, &str, &str, bool)] = &[
     (
         "two namespaces alone",
         "watchNamespaces: [shop, team]\n\
-         defaultBackendService: edge/fallback\n\
+         defaultBackendService: team/fallback\n\
          defaultSslCertificate: edge/wildcard\n\
          nginxConfigMap: ingress-nginx/controller",
         "--watch-namespaces=shop,team",
@@ -144,7 +144,7 @@ const VALUES: &[(&str, &str, &str, bool)] = &[
          nginxConfigMap: ingress-nginx/ingress-nginx-controller\n\
          watchIngressWithoutClass: true\n\
          gateway: {secrets: {scope: namespaces, namespaces: [shop, team]}, configMaps: {edge: [corporate-ca]}}",
-        "--take-over-class=nginx",
+        "in ['headwater','nginx']",
         true,
     ),
     (
@@ -216,6 +216,14 @@ async fn what_cannot_work_is_refused_while_rendering() -> Result<()> {
         (
             "settings: {create: true}\ningressClass: {parameters: {namespace: a, name: b}}".to_owned(),
             "exclude each other",
+        ),
+        (
+            "controller: {publishService: a/b, publishAddresses: [192.0.2.1]}".to_owned(),
+            "controller.publishService and controller.publishAddresses",
+        ),
+        (
+            "watchNamespaces: [shop]\ndefaultBackendService: edge/fallback".to_owned(),
+            "defaultBackendService names namespace edge, which is neither in watchNamespaces",
         ),
         ("gateway: {replica: 3}".to_owned(), "replica"),
         ("webhook: {failurePolicy: Retry}".to_owned(), "failurePolicy"),

@@ -81,11 +81,21 @@ app.kubernetes.io/component: {{ .role }}
 {{- if and .Values.webhook.enabled (not .Values.controller.enabled) -}}
 {{- fail "webhook.enabled needs controller.enabled: set webhook.enabled to false" -}}
 {{- end -}}
+{{- if and .Values.controller.publishService .Values.controller.publishAddresses -}}
+{{- fail "controller.publishService and controller.publishAddresses exclude each other" -}}
+{{- end -}}
 {{- if and $gateway.autoscaling.enabled (ne $gateway.kind "Deployment") -}}
 {{- fail "gateway.autoscaling.enabled needs gateway.kind Deployment" -}}
 {{- end -}}
 {{- if and .Values.watchNamespaces .Values.watchNamespaceSelector -}}
 {{- fail "watchNamespaces and watchNamespaceSelector exclude each other" -}}
+{{- end -}}
+{{- $namespaces := include "headwater.namespaces" . | fromJsonArray -}}
+{{- range $value, $id := dict "defaultBackendService" .Values.defaultBackendService "controller.publishService" .Values.controller.publishService "ingressClass.parameters.namespace" (.Values.ingressClass.parameters.namespace | default "") -}}
+{{- $namespace := first (splitList "/" $id) -}}
+{{- if and $namespaces $namespace (not (has $namespace $namespaces)) -}}
+{{- fail (printf "%s names namespace %s, which is neither in watchNamespaces nor the release's own: add it" $value $namespace) -}}
+{{- end -}}
 {{- end -}}
 {{- if and (eq $gateway.secrets.scope "namespaces") (not $gateway.secrets.namespaces) (not .Values.watchNamespaces) -}}
 {{- fail "gateway.secrets.scope is namespaces, and neither gateway.secrets.namespaces nor watchNamespaces names one" -}}
@@ -174,15 +184,9 @@ capabilities: {drop: [ALL]}
 {{- define "headwater.namespaces" -}}
 {{- $found := list -}}
 {{- with .Values.watchNamespaces -}}
-{{- $found = concat . (list $.Release.Namespace) -}}
-{{- range compact (list $.Values.defaultBackendService $.Values.controller.publishService) -}}
-{{- $found = append $found (first (splitList "/" .)) -}}
+{{- $found = append . $.Release.Namespace | uniq | sortAlpha -}}
 {{- end -}}
-{{- with $.Values.ingressClass.parameters -}}
-{{- $found = append $found .namespace -}}
-{{- end -}}
-{{- end -}}
-{{- $found | uniq | sortAlpha | toJson -}}
+{{- toJson $found -}}
 {{- end -}}
 
 {{- /* What both roles read wherever they look. */ -}}

@@ -15,6 +15,7 @@ mod slim;
 mod source;
 mod store;
 mod watch;
+mod webhook;
 mod write;
 
 pub use connect::{Access, ApiError, ApiServer};
@@ -26,4 +27,5 @@ pub use heartbeat::{
 };
 pub use lease::{Leadership, LeaseName, Timing, WriteGuard, unique_identity};
 pub use source::{ApiServerSource, Selection};
+pub use webhook::{ObjectWatch, StoredSecret, TrustedBundles};
 pub use write::FIELD_MANAGER;

@@ -6,6 +6,7 @@ mod node;
 mod object;
 mod path;
 pub(crate) mod say;
+mod single;
 mod yaml;
 
 use std::sync::Arc;
@@ -16,7 +17,9 @@ use headwater_model::origin::ObjectKey;
 
 pub(crate) use self::decode::decode_known;
 pub(crate) use self::object::Typed;
+use self::object::UnknownFields;
 pub(crate) use self::path::LineTable;
+pub use self::single::{ObjectReading, read_object};
 
 /// How a file's text is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +86,7 @@ pub(crate) fn read(file: &Arc<str>, syntax: Syntax, text: &str) -> Result<FileRe
     })?;
     let mut reading = FileReading::default();
     for document in &documents {
-        object::read(file, document, &mut reading);
+        object::read(file, document, UnknownFields::Refuse, &mut reading);
     }
     Ok(reading)
 }

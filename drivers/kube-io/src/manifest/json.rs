@@ -7,7 +7,15 @@ use super::node::{Entry, MAX_DEPTH, MAX_NODES, Node, Number, SyntaxError, Value}
 /// # Errors
 /// The first fault of the text, a nesting deeper than [`MAX_DEPTH`], or more values than [`MAX_NODES`].
 pub(crate) fn parse(text: &str) -> Result<Vec<Node>, SyntaxError> {
-    let mut reader = Reader { text, at: 0, line: 1, depth: 0, nodes: 0 };
+    parse_at_most(text, MAX_NODES)
+}
+
+/// The same, with a limit of its own on the number of values.
+///
+/// # Errors
+/// As for [`parse`].
+pub(crate) fn parse_at_most(text: &str, max_nodes: usize) -> Result<Vec<Node>, SyntaxError> {
+    let mut reader = Reader { text, at: 0, line: 1, depth: 0, nodes_left: max_nodes, max_nodes };
     let mut documents = Vec::new();
     loop {
         reader.skip_space();
@@ -26,7 +34,8 @@ struct Reader<'a> {
     at: usize,
     line: u32,
     depth: usize,
-    nodes: usize,
+    nodes_left: usize,
+    max_nodes: usize,
 }
 
 impl Reader<'_> {
@@ -47,10 +56,10 @@ impl Reader<'_> {
 
     fn value(&mut self) -> Result<Node, SyntaxError> {
         self.skip_space();
-        self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            return Err(SyntaxError::new(self.line, format!("more than {MAX_NODES} values in one file")));
-        }
+        let Some(left) = self.nodes_left.checked_sub(1) else {
+            return Err(SyntaxError::new(self.line, format!("more than {} values in one file", self.max_nodes)));
+        };
+        self.nodes_left = left;
         let line = self.line;
         let value = match self.peek() {
             Some(b'{') => self.nested(Self::object)?,

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use headwater_model::cluster::Object;
-use headwater_model::finding::{Finding, Location};
+use headwater_model::finding::{Finding, Location, Severity};
 use headwater_model::object::{
     ConfigMap, EndpointSlice, GatewaySettings, Ingress, IngressClass, Metadata, Namespace, Secret, Service,
 };
 use headwater_model::origin::{Kind, ObjectKey};
 use serde::de::DeserializeOwned;
 
-use super::decode::{Fault, decode};
+use super::decode::{Fault, What, decode, decode_known};
 use super::node::{Node, Value};
 use super::path::LineTable;
 use super::say::{self, Quote, clip};
@@ -19,12 +19,22 @@ use super::{FileReading, Manifest, Unread};
 /// Namespace of a namespaced object that names none.
 const DEFAULT_NAMESPACE: &str = "default";
 
-pub(crate) fn read(file: &Arc<str>, document: &Node, reading: &mut FileReading) {
-    Reader { file, reading }.document(document, None);
+pub(crate) fn read(file: &Arc<str>, document: &Node, unknown: UnknownFields, reading: &mut FileReading) {
+    Reader { file, unknown, reading }.document(document, None);
+}
+
+/// What becomes of an object that has fields which its API does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnknownFields {
+    /// It is refused: somebody mistyped a name.
+    Refuse,
+    /// It is read without them, where Kubernetes itself defines the kind: a newer server may know more.
+    Skip,
 }
 
 struct Reader<'a> {
     file: &'a Arc<str>,
+    unknown: UnknownFields,
     reading: &'a mut FileReading,
 }
 
@@ -118,11 +128,20 @@ impl Reader<'_> {
         let (key, display) = identity(node, kind);
         let place = |line| Location { file: self.file.clone(), line };
         let mut findings: Vec<Finding> = Vec::new();
-        let decoded = decode::<T>(node).map_err(|faults: Vec<Fault>| {
+        let skips = self.unknown == UnknownFields::Skip && kind != Kind::GatewaySettings;
+        let mut refused = false;
+        let decoded = decode::<T>(node).or_else(|faults: Vec<Fault>| {
             for fault in faults {
+                let skipped = skips && matches!(fault.what, What::Unknown { .. });
                 let location = place(fault.line);
-                findings.push(say::finding(fault, Quote::of(kind), display.as_ref(), location));
+                let mut finding = say::finding(fault, Quote::of(kind), display.as_ref(), location);
+                if skipped {
+                    finding.severity = Severity::Warning;
+                }
+                refused |= !skipped;
+                findings.push(finding);
             }
+            if refused { Err(()) } else { decode_known::<T>(node).map_err(drop) }
         });
         if let Some(metadata) = node.get("metadata") {
             for (field, allowed) in [("name", name_rule(kind)), ("namespace", Rule::Label)] {
@@ -140,10 +159,11 @@ impl Reader<'_> {
                 .mend(allowed.mend());
                 finding.object = display.clone();
                 findings.push(finding);
+                refused = true;
             }
         }
         let object = match (&key, decoded) {
-            (Some(key), Ok(object)) if findings.is_empty() => Some(object.into_object(key.id.namespace.clone())),
+            (Some(key), Ok(object)) if !refused => Some(object.into_object(key.id.namespace.clone())),
             _ => None,
         };
         if display.is_none() {

@@ -7,6 +7,7 @@
 
 mod findings;
 mod run;
+pub mod status;
 
 pub use findings::Findings;
 pub use run::{Adapt, Control, check};

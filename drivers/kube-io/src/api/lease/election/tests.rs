@@ -57,6 +57,16 @@ fn a_lease_is_taken_over_only_when_it_was_seen_unchanged_for_its_duration() {
 }
 
 #[test]
+fn a_lease_counts_as_seen_when_the_answer_came_not_when_the_question_left() {
+    let start = Instant::now();
+    let mut election = Election::new("b".to_owned(), Timing::default(), start);
+    let ask = election.ask(start, START);
+    election.hear(&ask, Answer::Lease(held_by("a"), version("1")), start, start + seconds(4), 0.0);
+    assert_eq!(election.ask(start + seconds(18), START), Ask::Read);
+    assert!(matches!(election.ask(start + seconds(19), START), Ask::Replace(..)));
+}
+
+#[test]
 fn a_holder_that_asks_for_longer_is_given_longer() {
     let start = Instant::now();
     let mut election = Election::new("b".to_owned(), Timing::default(), start);

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use headwater_control::Control;
 use headwater_model::cluster::Object;
+use headwater_process::metrics::Registry;
 use headwater_process::telemetry::LogLevel;
 use headwater_translate::Options;
 use headwater_whoami::Whoami;
 
-use crate::up::{Running, ServeArgs, stop_signal};
+use crate::running::{Running, ServeArgs, stop_signal};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -47,13 +49,14 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
         admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         workers: None,
         drain: Duration::from_secs(30),
+        pre_stop_delay: Duration::ZERO,
         access_log: directory.path().join("access.log"),
     };
     let (running, ports) = start(&args, &serve, directory.path(), &backends, &level).await?;
     print_tour(&ports, running.admin_address(), directory.path(), backends.addresses.len());
     stop_signal().await?;
     println!("\ndraining");
-    running.stop(serve.drain).await
+    running.stop(&serve).await
 }
 
 /// Ports are free when they are chosen, and may be taken by the time they are listened on: then others are chosen.
@@ -71,12 +74,14 @@ async fn start(
             let (addresses, ports) = (backends.addresses.clone(), ports.clone());
             Box::new(move |object| adapt(object, &addresses, &ports))
         };
-        let running = Running::start(directory, serve, Options::embedded(), adapt, level.clone()).await?;
-        let refused: Vec<_> = running.applied().listeners.into_iter().filter_map(|listener| listener.error).collect();
+        let control = Control::start(directory, Options::embedded(), adapt).await?;
+        let running = Running::start(control, serve, Registry::new(), level.clone()).await?;
+        let refused: Vec<_> =
+            running.configured().await?.listeners.into_iter().filter_map(|listener| listener.error).collect();
         if refused.is_empty() {
             return Ok((running, ports));
         }
-        running.stop(Duration::ZERO).await?;
+        running.stop(&ServeArgs { drain: Duration::ZERO, ..serve.clone() }).await?;
         tries -= 1;
         anyhow::ensure!(tries > 0, "{}", refused.join("; "));
     }

@@ -1,14 +1,19 @@
 //! `headwater`: parse, build, run, drain.
 
 mod check;
+mod cluster;
+mod controller;
 mod demo;
+mod flags;
+mod gateway;
+mod running;
 mod status;
 mod up;
 mod whoami;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use headwater_process::telemetry::{self, LogFormat, LogLevel};
 
 /// Kubernetes networking that keeps the client's address.
@@ -31,12 +36,19 @@ enum Command {
     Demo(demo::Args),
     /// Serve everything that the manifests in a directory ask for; edits are live
     Up(up::Args),
+    /// Serve what a Kubernetes API server asks for
+    Gateway(gateway::Args),
+    /// Write status, and judge objects before they are stored: the gateways' companion
+    Controller(controller::Args),
     /// Read manifests, and say what would not work, and why
     Check(check::Args),
     /// What a running gateway serves and refuses
     Status(status::Args),
     /// Echo server: prints what it sees of its client
     Whoami(whoami::Args),
+    /// Print every command and flag as a page of documentation
+    #[command(hide = true)]
+    Flags,
 }
 
 fn main() -> ExitCode {
@@ -46,6 +58,9 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Demo(args) => serve(cli.log.as_deref(), cli.log_json, |log| demo::run(args, log)),
         Command::Up(args) => serve(cli.log.as_deref(), cli.log_json, |log| up::run(args, log)),
+        Command::Flags => flags::run(&Cli::command()),
+        Command::Gateway(args) => serve(cli.log.as_deref(), cli.log_json, |log| gateway::run(args, log)),
+        Command::Controller(args) => serve(cli.log.as_deref(), cli.log_json, |log| controller::run(args, log)),
         Command::Whoami(args) => serve(cli.log.as_deref(), cli.log_json, |_| whoami::run(args)),
     };
     result.unwrap_or_else(|error| {

@@ -1,23 +1,14 @@
-//! `headwater up DIR`: control, gateway and admin port in one process.
+//! `headwater up DIR`: everything that a directory of manifests asks for, in one process.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use anyhow::Context;
-use headwater_control::{Adapt, Control};
-use headwater_gateway::{Applied, Config, Gateway, GatewayMetrics};
-use headwater_model::quantity::parse_duration;
-use headwater_process::access_log::AccessLogSink;
-use headwater_process::admin::{self, Admin};
+use headwater_control::Control;
 use headwater_process::metrics::Registry;
 use headwater_process::telemetry::LogLevel;
 use headwater_translate::Options;
-use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+
+use crate::running::{Running, ServeArgs, stop_signal};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -27,172 +18,11 @@ pub(crate) struct Args {
     serve: ServeArgs,
 }
 
-/// What every serving command takes.
-#[derive(clap::Args)]
-pub(crate) struct ServeArgs {
-    /// Address of the admin port: metrics, health, status, snapshot
-    #[arg(long, default_value_t = admin::DEFAULT_ADDRESS)]
-    pub(crate) admin: SocketAddr,
-    /// Threads that serve [default: one for each core]
-    #[arg(long)]
-    pub(crate) workers: Option<usize>,
-    /// How long requests may take to finish after a stop was asked for
-    #[arg(long, default_value = "30s", value_parser = duration)]
-    pub(crate) drain: Duration,
-    /// File of the access log; `-` is standard output
-    #[arg(long, default_value = "-")]
-    pub(crate) access_log: PathBuf,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).map_err(|error| error.to_string())
-}
-
 pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode> {
-    let running =
-        Running::start(&args.directory, &args.serve, Options::embedded(), Box::new(|object| object), level).await?;
+    let control = Control::start(&args.directory, Options::embedded(), Box::new(|object| object)).await?;
+    let running = Running::start(control, &args.serve, Registry::new(), level).await?;
+    running.configured().await?;
     tracing::info!(directory = %args.directory.display(), admin = %running.admin_address(), "headwater is up");
     stop_signal().await?;
-    running.stop(args.serve.drain).await
-}
-
-/// Until SIGTERM or SIGINT.
-pub(crate) async fn stop_signal() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
-}
-
-/// A gateway with its source and its admin port.
-pub(crate) struct Running {
-    control: Control,
-    gateway: Gateway,
-    admin_address: SocketAddr,
-    admin: tokio::task::JoinHandle<std::convert::Infallible>,
-    access_log: AccessLogSink,
-    stopping: Arc<AtomicBool>,
-}
-
-impl Running {
-    pub(crate) async fn start(
-        directory: &std::path::Path,
-        args: &ServeArgs,
-        options: Options,
-        adapt: Adapt,
-        level: LogLevel,
-    ) -> anyhow::Result<Self> {
-        if let Err(error) = headwater_net_io::limits::raise_open_file_limit() {
-            tracing::warn!(%error, "limit of open files stays as it is");
-        }
-        let access_log = match args.access_log.as_os_str() == "-" {
-            true => AccessLogSink::stdout()?,
-            false => AccessLogSink::file(&args.access_log).with_context(|| args.access_log.display().to_string())?,
-        };
-        let registry = Registry::new();
-        let metrics = GatewayMetrics::register(&registry);
-        registry.counter_fn(
-            "access_log_dropped_lines",
-            "Lines of the access log that nobody took in time",
-            access_log.dropped_lines_counter(),
-        );
-        let control = Control::start(directory, options, adapt).await?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let config = Config { workers: args.workers.unwrap_or(cores) };
-        let gateway = Gateway::start(&config, control.snapshots(), &metrics, &access_log)?;
-        let mut applied = gateway.applied();
-        applied.wait_for(|applied| applied.generation != 0).await?;
-        log_listeners(gateway.applied());
-        let stopping = Arc::new(AtomicBool::new(false));
-        let server = admin(&control, &gateway, registry, level, stopping.clone()).bind(args.admin).await?;
-        let admin_address = server.local_address();
-        let admin = tokio::spawn(server.serve());
-        Ok(Self { control, gateway, admin_address, admin, access_log, stopping })
-    }
-
-    pub(crate) fn admin_address(&self) -> SocketAddr {
-        self.admin_address
-    }
-
-    pub(crate) fn applied(&self) -> Applied {
-        self.gateway.applied().borrow().clone()
-    }
-
-    /// Readiness goes first, then listeners, then what is idle, then the rest.
-    pub(crate) async fn stop(self, patience: Duration) -> anyhow::Result<ExitCode> {
-        self.stopping.store(true, Ordering::Relaxed);
-        tracing::info!(patience_seconds = patience.as_secs_f64(), "draining");
-        drop(self.control);
-        let finished = self.gateway.drain(patience).await;
-        if !finished {
-            tracing::warn!("requests were cut off at the end of the drain");
-        }
-        self.admin.abort();
-        self.access_log.close(Duration::from_secs(2));
-        Ok(ExitCode::SUCCESS)
-    }
-}
-
-/// Tells each change of a listener once.
-fn log_listeners(mut applied: tokio::sync::watch::Receiver<Applied>) {
-    tokio::spawn(async move {
-        let mut before = Applied::default();
-        loop {
-            let now = applied.borrow_and_update().clone();
-            for listener in now.listeners.iter().filter(|listener| !before.listeners.contains(listener)) {
-                match (&listener.error, listener.address) {
-                    (Some(error), _) => {
-                        tracing::error!(listener = %listener.name, origin = %listener.origin, "{error}")
-                    }
-                    (None, Some(address)) => {
-                        tracing::info!(listener = %listener.name, %address, protocol = ?listener.protocol, "listening");
-                    }
-                    (None, None) => {}
-                }
-            }
-            for fault in now.faults.iter().filter(|fault| !before.faults.contains(fault)) {
-                tracing::error!("{fault}");
-            }
-            before = now;
-            if applied.changed().await.is_err() {
-                return;
-            }
-        }
-    });
-}
-
-fn admin(
-    control: &Control,
-    gateway: &Gateway,
-    registry: Registry,
-    level: LogLevel,
-    stopping: Arc<AtomicBool>,
-) -> Admin {
-    let applied = gateway.applied();
-    let ready = {
-        let applied = applied.clone();
-        move || {
-            if stopping.load(Ordering::Relaxed) {
-                return Err("draining".to_owned());
-            }
-            let applied = applied.borrow();
-            let open = applied.listeners.iter().filter(|listener| listener.error.is_none()).count();
-            if open > 0 { Ok(()) } else { Err("no listener is open".to_owned()) }
-        }
-    };
-    let snapshots = control.snapshots();
-    let findings = control.findings();
-    Admin::new(registry).log_level(level).ready(ready).snapshot(move || snapshots.load()).status(move || {
-        let (applied, findings) = (applied.borrow().clone(), findings.borrow().clone());
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "generation": applied.generation,
-            "listeners": applied.listeners,
-            "faults": applied.faults,
-            "findings": *findings,
-        })
-    })
+    running.stop(&args.serve).await
 }

@@ -43,7 +43,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             println!("{} serves {protocol} on {address}", args.name);
         }
         tasks.spawn(server.run(async {
-            let _ = crate::up::stop_signal().await;
+            let _ = crate::running::stop_signal().await;
         }));
     }
     tasks.join_all().await;

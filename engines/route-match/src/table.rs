@@ -95,7 +95,7 @@ impl CompiledTable {
 
     /// The same hosts, some of them edited; `None` when hosts came or went.
     fn edited(&self, table: &RouteTable) -> Option<Self> {
-        if table.hosts.len() != self.chunks.iter().map(|chunk| chunk.len()).sum() {
+        if table.hosts.len() != self.chunks.iter().map(|chunk| chunk.len()).sum::<usize>() {
             return None;
         }
         // as many hosts as before, each known by name: the same hosts

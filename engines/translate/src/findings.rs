@@ -51,3 +51,12 @@ impl Findings {
         self.all.clone()
     }
 }
+
+/// Whether only a reader of Secrets can know it: see [`Options::reads_secrets`](crate::Options::reads_secrets).
+pub fn is_about_secrets(finding: &Finding) -> bool {
+    match finding.reason {
+        "InvalidCertificate" | "HostNotCovered" | "Expired" => true,
+        "MissingReference" => finding.field.starts_with("spec.tls") || finding.field == "spec.upstream.tls.ca",
+        _ => false,
+    }
+}

@@ -26,5 +26,6 @@ mod settings;
 mod tls;
 mod translator;
 
+pub use findings::is_about_secrets;
 pub use options::{CONTROLLER, Options};
 pub use translator::{Served, Translation, Translator};

@@ -1,22 +1,32 @@
-//! The control task.
+//! The control task of a gateway.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use headwater_kube_io::{Batch, DirectoryError, DirectorySource, Reading, UnknownKind};
+use headwater_kube_io::{ApiServer, ApiServerSource, Batch, DirectoryError, DirectorySource, Selection};
 use headwater_model::cluster::{Change, Cluster, Object};
-use headwater_model::finding::Finding;
 use headwater_model::gateway::GatewaySnapshot;
 use headwater_model::origin::ObjectKey;
+use headwater_process::metrics::Registry;
 use headwater_process::publish::{Publisher, Subscriber, publish};
 use headwater_translate::{Options, Translator};
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
-use crate::Findings;
+use crate::source::Source;
+use crate::{Findings, clock, metrics};
 
 /// Changes objects between source and translation; the identity but for demos.
 pub type Adapt = Box<dyn Fn(Object) -> Object + Send>;
+
+/// How long a change waits for the Secrets and ConfigMaps that it needs: so that a host does not answer with the
+/// wrong certificate first.
+const HOLD: Duration = Duration::from_secs(1);
+
+/// The same for the first configuration, before which nothing is served.
+const FIRST_HOLD: Duration = Duration::from_secs(10);
 
 /// A running control task; it ends when dropped.
 pub struct Control {
@@ -32,13 +42,20 @@ impl Control {
     /// When the directory cannot be read at all.
     pub async fn start(directory: &Path, options: Options, adapt: Adapt) -> Result<Self, DirectoryError> {
         let (batch, source) = DirectorySource::start(directory).await?;
-        let (publisher, snapshots) = publish(GatewaySnapshot::default());
-        let (report, findings) = watch::channel(Arc::default());
-        let mut state =
-            State { cluster: Cluster::default(), translator: Translator::new(options), adapt, publisher, report };
-        state.apply(batch, &source, true);
-        let task = tokio::spawn(follow(state, source));
-        Ok(Self { snapshots, findings, task })
+        let (mut state, snapshots, findings) = State::new(Source::Directory(Box::new(source)), options, adapt);
+        state.apply(batch);
+        state.publish();
+        Ok(Self { snapshots, findings, task: tokio::spawn(follow(state)) })
+    }
+
+    /// Follows an API server. The first snapshot is published once everything was read; until then there is an empty
+    /// one of generation 0.
+    pub fn follow(server: &ApiServer, selection: Selection, options: Options, registry: &Registry) -> Self {
+        let source = ApiServerSource::start(server, selection);
+        metrics::register(registry, source.health());
+        let (state, snapshots, findings) =
+            State::new(Source::ApiServer(Box::new(source)), options, Box::new(|object| object));
+        Self { snapshots, findings, task: tokio::spawn(follow(state)) }
     }
 
     pub fn snapshots(&self) -> Subscriber<GatewaySnapshot> {
@@ -59,22 +76,58 @@ impl Drop for Control {
 
 /// Owner of the objects and of everything translated from them.
 struct State {
+    source: Source,
     cluster: Cluster,
     translator: Translator,
     adapt: Adapt,
     publisher: Publisher<GatewaySnapshot>,
     report: watch::Sender<Arc<Findings>>,
+    /// What the source was asked for last.
+    wanted: Arc<BTreeSet<ObjectKey>>,
+    /// Translated, and not published yet.
+    unpublished: Option<(Arc<GatewaySnapshot>, Findings)>,
+    /// Objects that changed since the last publication.
+    objects: usize,
 }
 
-async fn follow(mut state: State, mut source: DirectorySource) {
+async fn follow(mut state: State) {
+    let mut published = state.publisher.load().generation != 0;
     loop {
-        let batch = source.next().await;
-        state.apply(batch, &source, false);
+        let batch = state.source.next().await;
+        state.apply(batch);
+        let until = Instant::now() + if published { HOLD } else { FIRST_HOLD };
+        while state.source.pending() > 0 {
+            let Ok(batch) = timeout_at(until, state.source.next()).await else { break };
+            state.apply(batch);
+        }
+        state.publish();
+        published = true;
     }
 }
 
 impl State {
-    fn apply(&mut self, batch: Batch, source: &DirectorySource, first: bool) {
+    fn new(
+        source: Source,
+        options: Options,
+        adapt: Adapt,
+    ) -> (Self, Subscriber<GatewaySnapshot>, watch::Receiver<Arc<Findings>>) {
+        let (publisher, snapshots) = publish(GatewaySnapshot::default());
+        let (report, findings) = watch::channel(Arc::default());
+        let state = Self {
+            source,
+            cluster: Cluster::default(),
+            translator: Translator::new(options),
+            adapt,
+            publisher,
+            report,
+            wanted: Arc::default(),
+            unpublished: None,
+            objects: 0,
+        };
+        (state, snapshots, findings)
+    }
+
+    fn apply(&mut self, batch: Batch) {
         let keys: Vec<ObjectKey> = batch.changes.iter().map(Change::key).collect();
         for change in batch.changes {
             let change = match change {
@@ -83,51 +136,29 @@ impl State {
             };
             self.cluster.apply(&change);
         }
-        let translation = self.translator.apply(&self.cluster, &keys, now());
-        if translation.changed || first {
+        let translation = self.translator.apply(&self.cluster, &keys, clock::now());
+        if !Arc::ptr_eq(&self.wanted, &translation.wanted) {
+            self.wanted = translation.wanted;
+            self.source.want(&self.wanted);
+        }
+        self.objects += keys.len();
+        let located = translation.findings.iter().cloned().map(|finding| self.source.locate(finding));
+        let findings = Findings::new(batch.findings.into_iter().chain(located));
+        self.unpublished = Some((translation.snapshot, findings));
+    }
+
+    fn publish(&mut self) {
+        let Some((snapshot, findings)) = self.unpublished.take() else { return };
+        if !Arc::ptr_eq(&snapshot, &self.publisher.load()) {
             tracing::info!(
-                generation = translation.snapshot.generation,
-                objects = keys.len(),
-                listeners = translation.snapshot.listeners.len(),
+                generation = snapshot.generation,
+                objects = std::mem::take(&mut self.objects),
+                listeners = snapshot.listeners.len(),
                 "configuration changed"
             );
-            self.publisher.publish(translation.snapshot);
+            self.publisher.publish(snapshot);
         }
-        let located = translation.findings.iter().cloned().map(|finding| locate(finding, |k, f| source.locate(k, f)));
-        let findings = Arc::new(Findings::new(batch.findings.into_iter().chain(located)));
         findings.log_changes(&self.report.borrow());
-        self.report.send_replace(findings);
+        self.report.send_replace(Arc::new(findings));
     }
-}
-
-/// Adds file and line to a finding that names object and field.
-fn locate(
-    mut finding: Finding,
-    find: impl Fn(&ObjectKey, &str) -> Option<headwater_model::finding::Location>,
-) -> Finding {
-    if finding.location.is_none()
-        && let Some(object) = &finding.object
-    {
-        finding.location = find(object, &finding.field);
-    }
-    finding
-}
-
-fn now() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// Translates what was read once, without running anything: every finding, and the kinds that nobody reads.
-pub fn check(reading: Reading, options: Options) -> (Findings, Vec<UnknownKind>) {
-    let mut cluster = Cluster::default();
-    let mut keys = Vec::with_capacity(reading.objects.len());
-    for (object, _) in &reading.objects {
-        keys.push(object.key());
-        cluster.apply(&Change::Set(object.clone()));
-    }
-    let translation = Translator::new(options).apply(&cluster, &keys, now());
-    let located = translation.findings.iter().cloned().map(|finding| locate(finding, |k, f| reading.locate(k, f)));
-    let findings = Findings::new(reading.findings.iter().cloned().chain(located));
-    (findings, reading.unknown_kinds)
 }

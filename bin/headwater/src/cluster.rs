@@ -1,0 +1,143 @@
+//! What the roles in a cluster have in common: access to the API server, and which objects count.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use headwater_kube_io::{Access, ApiServer, Selection};
+use headwater_model::origin::{Kind, NamespacedName};
+use headwater_translate::{CONTROLLER, Options};
+
+/// The label that gateways' Leases have.
+pub(crate) const GATEWAY_LABEL: (&str, &str) = ("headwater.dev/role", "gateway");
+
+/// Which API server, and which of its objects. Names are those of ingress-nginx where it has the same flag.
+#[derive(Clone, clap::Args)]
+pub(crate) struct ClusterArgs {
+    /// File with the credentials [default: the pod's service account, else $KUBECONFIG, else ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig [default: the current one]
+    #[arg(long, value_name = "NAME")]
+    context: Option<String>,
+    /// Namespaces to read, separated by commas [default: all]
+    #[arg(long, alias = "watch-namespace", value_delimiter = ',', value_name = "NAMESPACES")]
+    watch_namespaces: Vec<String>,
+    /// Only objects of namespaces with these labels count
+    #[arg(long, value_name = "SELECTOR", conflicts_with = "watch_namespaces")]
+    watch_namespace_selector: Option<String>,
+    /// `spec.controller` of the IngressClasses to serve
+    #[arg(long, default_value = CONTROLLER, value_name = "NAME")]
+    controller_class: String,
+    /// Only this IngressClass; may be given several times [default: every class of the controller]
+    #[arg(long, value_name = "NAME")]
+    ingress_class: Vec<String>,
+    /// Serve this class of another controller as well, for a migration; may be given several times
+    #[arg(long, value_name = "NAME")]
+    take_over_class: Vec<String>,
+    /// Serve Ingresses without a class when no IngressClass is the default
+    #[arg(long)]
+    watch_ingress_without_class: bool,
+    /// ConfigMap of ingress-nginx, as namespace/name [default: ingress-nginx/ingress-nginx-controller if it exists]
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced_name)]
+    configmap: Option<NamespacedName>,
+    /// Service for requests that no Ingress wants, as namespace/name; its first port counts
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced_name)]
+    default_backend_service: Option<NamespacedName>,
+    /// Secret of the certificate for names without one, as namespace/name, where GatewaySettings name none
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced_name)]
+    default_ssl_certificate: Option<NamespacedName>,
+    /// Port for plain HTTP where GatewaySettings list no listeners [default: 80]
+    #[arg(long, value_name = "PORT", value_parser = port)]
+    http_port: Option<u16>,
+    /// Port for HTTPS where GatewaySettings list no listeners [default: 443]
+    #[arg(long, value_name = "PORT", value_parser = port)]
+    https_port: Option<u16>,
+    /// Port at which clients reach HTTPS, for redirects [default: the port of the first HTTPS listener]
+    #[arg(long, value_name = "PORT", value_parser = port)]
+    published_https_port: Option<u16>,
+    /// Namespace of Headwater's Leases [default: $POD_NAMESPACE, else that of the credentials]
+    #[arg(long, value_name = "NAMESPACE")]
+    lease_namespace: Option<String>,
+}
+
+pub(crate) fn namespaced_name(text: &str) -> Result<NamespacedName, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(NamespacedName::new(namespace, name))
+        }
+        _ => Err("it takes the form namespace/name".to_owned()),
+    }
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|port| *port != 0).ok_or_else(|| "it takes a number from 1 to 65535".to_owned())
+}
+
+impl ClusterArgs {
+    pub(crate) async fn connect(&self) -> anyhow::Result<ApiServer> {
+        let access = Access { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
+        ApiServer::connect(&access).await.context("API server")
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        let defaults = Options::default();
+        Options {
+            controller: self.controller_class.clone(),
+            classes: self.ingress_class.clone(),
+            take_over: self.take_over_class.clone(),
+            serve_classless: self.watch_ingress_without_class,
+            nginx_config_maps: match &self.configmap {
+                Some(id) => vec![id.clone()],
+                None => defaults.nginx_config_maps,
+            },
+            default_backend: self.default_backend_service.clone(),
+            default_certificate: self.default_ssl_certificate.clone(),
+            http_port: self.http_port,
+            https_port: self.https_port,
+            published_https_port: self.published_https_port,
+            ..defaults
+        }
+    }
+
+    /// What both roles watch; `own` is the namespace of Headwater, whose settings count wherever Ingresses are read.
+    pub(crate) fn selection(&self, own: &str, observe: bool) -> Selection {
+        let mut namespaces = self.watch_namespaces.clone();
+        if !namespaces.is_empty() && !namespaces.iter().any(|namespace| namespace == own) {
+            namespaces.push(own.to_owned());
+        }
+        Selection {
+            kinds: vec![Kind::Service, Kind::EndpointSlice, Kind::GatewaySettings, Kind::IngressClass, Kind::Ingress],
+            namespaces,
+            namespace_selector: self.watch_namespace_selector.clone(),
+            observe,
+        }
+    }
+
+    /// Those that are watched; empty: all.
+    pub(crate) fn namespaces(&self) -> &[String] {
+        &self.watch_namespaces
+    }
+
+    /// Namespace of the Leases.
+    pub(crate) fn namespace(&self, server: &ApiServer) -> String {
+        self.lease_namespace
+            .clone()
+            .or_else(|| variable("POD_NAMESPACE"))
+            .unwrap_or_else(|| server.namespace().to_owned())
+    }
+}
+
+/// Name of the pod, or of the host where there is none.
+pub(crate) fn pod_name() -> String {
+    let of_host = || rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
+    variable("POD_NAME").unwrap_or_else(of_host)
+}
+
+pub(crate) fn pod_uid() -> Option<String> {
+    variable("POD_UID")
+}
+
+/// An environment variable, as the downward API sets it.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}

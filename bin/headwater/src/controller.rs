@@ -1,0 +1,185 @@
+//! `headwater controller`: writes status, and judges objects before they are stored.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, ensure};
+use headwater_admission::{AdmissionConfig, AdmissionMetrics, AdmissionServer, Candidate, Certificate, Judge, Lives, Managed};
+use headwater_control::status::{StatusWriter, clear_all, parse_address};
+use headwater_control::{Controller, Oracle, Publish};
+use headwater_kube_io::{ApiServer, Leadership, LeaseName, Timing, unique_identity};
+use headwater_model::cluster::Change;
+use headwater_model::finding::Finding;
+use headwater_model::observed::PublishedAddress;
+use headwater_model::origin::NamespacedName;
+use headwater_process::admin::{self, Admin};
+use headwater_process::metrics::Registry;
+use headwater_process::telemetry::LogLevel;
+use headwater_translate::Options;
+use serde_json::json;
+use tokio::sync::watch;
+
+use crate::cluster::{ClusterArgs, GATEWAY_LABEL, namespaced_name, pod_name};
+use crate::running::stop_signal;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Service that clients reach the gateways by, as namespace/name; its addresses become those of Ingresses
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced_name, conflicts_with = "publish_address")]
+    publish_service: Option<NamespacedName>,
+    /// Address or host name that clients reach the gateways by; may be given several times
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address, value_delimiter = ',')]
+    publish_address: Vec<PublishedAddress>,
+    /// Name of the Lease that replicas elect their leader by
+    #[arg(long, default_value = "headwater-controller", value_name = "NAME")]
+    lease_name: String,
+    /// Address of the admin port: metrics, health, status
+    #[arg(long, default_value_t = admin::DEFAULT_ADDRESS)]
+    admin: SocketAddr,
+    #[command(flatten)]
+    webhook: WebhookArgs,
+    /// Give up every status that Headwater wrote, and exit: the last step before it is uninstalled
+    #[arg(long)]
+    clear_status: bool,
+}
+
+#[derive(clap::Args)]
+struct WebhookArgs {
+    /// Address of the admission webhook [default: none is served]
+    #[arg(long, value_name = "ADDRESS")]
+    webhook: Option<SocketAddr>,
+    /// Directory with its certificate: tls.crt and tls.key
+    #[arg(long, value_name = "DIRECTORY", requires = "webhook")]
+    webhook_tls_dir: Option<PathBuf>,
+    /// Secret in which a certificate of its own is kept, in the namespace of the Leases
+    #[arg(long, value_name = "NAME", requires = "webhook", default_value = "headwater-webhook")]
+    webhook_secret: String,
+    /// Service by which the API server calls it, in the namespace of the Leases
+    #[arg(long, value_name = "NAME", requires = "webhook", default_value = "headwater-webhook")]
+    webhook_service: String,
+    /// ValidatingWebhookConfiguration that is told whom to believe
+    #[arg(long, value_name = "NAME", requires = "webhook", default_value = "headwater")]
+    webhook_configuration: String,
+    /// File with the authorities of those who may call it [default: everybody may]
+    #[arg(long, value_name = "FILE", requires = "webhook")]
+    webhook_client_ca: Option<PathBuf>,
+}
+
+pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode> {
+    let server = args.cluster.connect().await?;
+    let namespace = args.cluster.namespace(&server);
+    if args.clear_status {
+        let cleared = clear_all(&server, args.cluster.namespaces()).await.context("status")?;
+        tracing::info!(cleared, "every status that Headwater wrote is given up");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let registry = Registry::new();
+    let name = pod_name();
+    let lease = LeaseName { namespace: namespace.clone(), name: args.lease_name.clone() };
+    let leadership = Leadership::start(&server, lease, unique_identity(&name), Timing::default());
+    let leading = leadership.leading();
+    {
+        let leading = leading.clone();
+        registry.gauge_fn("leader", "1 while this process writes status", move || i64::from(*leading.borrow()));
+    }
+    let (label, value) = GATEWAY_LABEL;
+    let fleet = server.watch_gateways(&namespace, &format!("{label}={value}"));
+    let writer = StatusWriter::start(server.clone(), &leadership, &name, Some(fleet));
+    let publish = match &args.publish_service {
+        Some(service) => Publish::Service(service.clone()),
+        None => Publish::Addresses(args.publish_address.clone()),
+    };
+    // Secrets are none of its business.
+    let options = Options { reads_secrets: false, ..args.cluster.options() };
+    let selection = args.cluster.selection(&namespace, true);
+    let controller = Controller::follow(&server, selection, options, publish, writer, &registry);
+    let webhook = webhook(&args.webhook, &server, &namespace, leading.clone(), controller.oracle(), &registry)?;
+    let webhook_address = webhook.as_ref().map(AdmissionServer::local_address);
+    let webhook_ready = webhook.as_ref().map(AdmissionServer::ready);
+    let stopping = Arc::new(AtomicBool::new(false));
+    let ready = {
+        let (started, stopping) = (controller.started(), stopping.clone());
+        move || {
+            if stopping.load(Ordering::Relaxed) {
+                return Err("stopping".to_owned());
+            }
+            if !*started.borrow() {
+                return Err("the API server was not read yet".to_owned());
+            }
+            webhook_ready.as_ref().map_or(Ok(()), |ready| ready())
+        }
+    };
+    let status = {
+        let (findings, leading) = (controller.findings(), leading);
+        move || json!({ "version": env!("CARGO_PKG_VERSION"), "leading": *leading.borrow(), "findings": **findings.borrow() })
+    };
+    let admin = Admin::new(registry).log_level(level).ready(ready).status(status).bind(args.admin).await?;
+    tracing::info!(
+        admin = %admin.local_address(),
+        webhook = webhook_address.map(tracing::field::display),
+        namespace,
+        identity = name,
+        "controller is up"
+    );
+    let admin = tokio::spawn(admin.serve());
+    let (shut, shutdown) = tokio::sync::oneshot::channel::<()>();
+    let webhook = webhook.map(|webhook| {
+        tokio::spawn(webhook.serve(async {
+            // Either way it is time.
+            let _ = shutdown.await;
+        }))
+    });
+    stop_signal().await?;
+    stopping.store(true, Ordering::Relaxed);
+    tracing::info!("stopping");
+    drop(shut);
+    // Reviews under way are answered, and still need the controller.
+    if let Some(webhook) = webhook {
+        webhook.await.context("webhook")?;
+    }
+    controller.stop().await;
+    leadership.release().await;
+    admin.abort();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn webhook(
+    args: &WebhookArgs,
+    server: &ApiServer,
+    namespace: &str,
+    leading: watch::Receiver<bool>,
+    oracle: Oracle,
+    registry: &Registry,
+) -> anyhow::Result<Option<AdmissionServer<Foresight>>> {
+    let Some(address) = args.webhook else { return Ok(None) };
+    ensure!(address.port() != 0 || args.webhook_tls_dir.is_some(), "--webhook needs a port that its Service knows");
+    let certificate = match &args.webhook_tls_dir {
+        Some(directory) => Certificate::Given(directory.clone()),
+        None => Certificate::Managed(Managed {
+            server: server.clone(),
+            secret: NamespacedName::new(namespace, args.webhook_secret.as_str()),
+            configuration: args.webhook_configuration.clone(),
+            names: vec![format!("{}.{namespace}.svc", args.webhook_service)],
+            lives: Lives::default(),
+            leading,
+        }),
+    };
+    let config =
+        AdmissionConfig { address, client_authorities: args.webhook_client_ca.clone(), ..AdmissionConfig::default() };
+    Ok(Some(AdmissionServer::bind(&config, certificate, Foresight(oracle), AdmissionMetrics::register(registry))?))
+}
+
+/// Judges objects by what they would become.
+struct Foresight(Oracle);
+
+impl Judge for Foresight {
+    async fn judge(&self, candidate: Candidate) -> Vec<Finding> {
+        let consequences = self.0.ask(Change::Set(candidate.object)).await.unwrap_or_default();
+        consequences.own.into_iter().chain(consequences.others).collect()
+    }
+}

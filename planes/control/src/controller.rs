@@ -1,0 +1,256 @@
+//! The control task of a controller: nothing is served, but status is written and questions are answered.
+//!
+//! ```text
+//!  ApiServerSource ──Batch──> controller task ──StatusEvent──> StatusWriter ──> API server
+//!  admission ──change?──────────────┘└──Consequences──> admission
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use headwater_kube_io::{ApiServer, ApiServerSource, Batch, Selection};
+use headwater_model::cluster::{Change, Cluster};
+use headwater_model::finding::Finding;
+use headwater_model::observed::{Observed, PublishedAddress};
+use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
+use headwater_process::metrics::Registry;
+use headwater_translate::{Options, Served, Translator};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::status::{ServedAs, StatusEvent, StatusWriter, published_by};
+use crate::what_if::{Consequences, what_if};
+use crate::{Findings, clock, metrics};
+
+/// Questions that wait for an answer.
+const QUESTIONS: usize = 64;
+
+/// Where clients reach the gateways.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Publish {
+    /// The addresses of this Service.
+    Service(NamespacedName),
+    /// These; none: addresses are not written.
+    Addresses(Vec<PublishedAddress>),
+}
+
+/// A running controller; it ends when dropped.
+pub struct Controller {
+    findings: watch::Receiver<Arc<Findings>>,
+    started: watch::Receiver<bool>,
+    questions: mpsc::Sender<Question>,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<StatusWriter>>,
+}
+
+struct Question {
+    change: Change,
+    answer: oneshot::Sender<Consequences>,
+}
+
+/// Asks a [`Controller`]; cheap to clone.
+#[derive(Clone)]
+pub struct Oracle(mpsc::Sender<Question>);
+
+impl Oracle {
+    /// What would be wrong if the object were changed so. `None`: the controller ended.
+    pub async fn ask(&self, change: Change) -> Option<Consequences> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Question { change, answer }).await.ok()?;
+        answered.await.ok()
+    }
+}
+
+impl Controller {
+    /// Follows an API server. `selection` must observe; the translator says nothing of Secrets that it cannot read.
+    pub fn follow(
+        server: &ApiServer,
+        selection: Selection,
+        options: Options,
+        publish: Publish,
+        writer: StatusWriter,
+        registry: &Registry,
+    ) -> Self {
+        let source = ApiServerSource::start(server, selection);
+        metrics::register(registry, source.health());
+        register_writes(registry, &writer);
+        let (report, findings) = watch::channel(Arc::default());
+        let (first, started) = watch::channel(false);
+        let (questions, asked) = mpsc::channel(QUESTIONS);
+        let (stop, stopped) = oneshot::channel();
+        let state = State {
+            source,
+            cluster: Cluster::default(),
+            observed: BTreeMap::new(),
+            translator: Translator::new(options),
+            wanted: Arc::default(),
+            publish,
+            published: None,
+            writer,
+            told: None,
+            report,
+            first,
+        };
+        let task = tokio::spawn(state.run(asked, stopped));
+        Self { findings, started, questions, stop: Some(stop), task: Some(task) }
+    }
+
+    /// The latest findings; changes with them.
+    pub fn findings(&self) -> watch::Receiver<Arc<Findings>> {
+        self.findings.clone()
+    }
+
+    /// Whether everything was read once.
+    pub fn started(&self) -> watch::Receiver<bool> {
+        self.started.clone()
+    }
+
+    pub fn oracle(&self) -> Oracle {
+        Oracle(self.questions.clone())
+    }
+
+    /// Ends it, and waits for the writes under way.
+    pub async fn stop(mut self) {
+        if let Some(stop) = self.stop.take() {
+            // The task is gone only if it panicked, which the runtime has reported.
+            let _ = stop.send(());
+        }
+        if let Some(task) = self.task.take()
+            && let Ok(writer) = task.await
+        {
+            writer.stop().await;
+        }
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+/// Owner of everything that the controller knows.
+struct State {
+    source: ApiServerSource,
+    cluster: Cluster,
+    observed: BTreeMap<ObjectKey, Observed>,
+    translator: Translator,
+    wanted: Arc<BTreeSet<ObjectKey>>,
+    publish: Publish,
+    published: Option<Vec<PublishedAddress>>,
+    writer: StatusWriter,
+    /// Findings as translated and as read that were told last.
+    told: Option<(Arc<[Finding]>, Vec<Finding>)>,
+    report: watch::Sender<Arc<Findings>>,
+    first: watch::Sender<bool>,
+}
+
+impl State {
+    async fn run(mut self, mut asked: mpsc::Receiver<Question>, mut stopped: oneshot::Receiver<()>) -> StatusWriter {
+        loop {
+            tokio::select! {
+                _ = &mut stopped => return self.writer,
+                batch = self.source.next() => self.apply(batch).await,
+                Some(Question { change, answer }) = asked.recv() => {
+                    let consequences = what_if(&mut self.cluster, &mut self.translator, &change, clock::now());
+                    // Whoever asked may have given up.
+                    let _ = answer.send(consequences);
+                }
+            }
+        }
+    }
+
+    async fn apply(&mut self, batch: Batch) {
+        let keys: Vec<ObjectKey> = batch.changes.iter().map(Change::key).collect();
+        let mut touched: BTreeSet<ObjectKey> = keys.iter().cloned().collect();
+        for change in &batch.changes {
+            self.cluster.apply(change);
+        }
+        for (key, observed) in batch.observed {
+            touched.insert(key.clone());
+            match observed {
+                Some(observed) => drop(self.observed.insert(key, observed)),
+                None => drop(self.observed.remove(&key)),
+            }
+        }
+        let translation = self.translator.apply(&self.cluster, &keys, clock::now());
+        if !Arc::ptr_eq(&self.wanted, &translation.wanted) {
+            self.wanted = translation.wanted.clone();
+            self.source.want(&self.wanted);
+        }
+        if translation.environment_changed {
+            touched.extend(self.observed.keys().filter(|key| key.kind == Kind::Ingress).cloned());
+        }
+        self.tell_addresses(&touched).await;
+        for key in touched {
+            let observed = self.observed.get(&key).cloned();
+            match key.kind {
+                Kind::Ingress => {
+                    let served = self.translator.served(&key.id);
+                    let served = served.map(|served| ServedAs { taken_over: served == Served::TakenOver });
+                    self.writer.tell(StatusEvent::Ingress { id: key.id, served, observed }).await;
+                }
+                Kind::GatewaySettings => self.writer.tell(StatusEvent::Settings { id: key.id, observed }).await,
+                _ => {}
+            }
+        }
+        let unchanged = self.told.as_ref().is_some_and(|(translated, read)| {
+            Arc::ptr_eq(translated, &translation.findings) && *read == batch.findings
+        });
+        if !unchanged {
+            let all = batch.findings.iter().chain(&*translation.findings).cloned();
+            let findings = Arc::new(Findings::new(all));
+            findings.log_changes(&self.report.borrow());
+            self.told = Some((translation.findings, batch.findings));
+            self.report.send_replace(findings.clone());
+            self.writer.tell(StatusEvent::Findings(findings)).await;
+        }
+        if self.source.pending() == 0 && !*self.first.borrow() {
+            self.first.send_replace(true);
+            self.writer.tell(StatusEvent::Synced).await;
+        }
+    }
+
+    /// Tells where clients reach the gateways, if that changed.
+    async fn tell_addresses(&mut self, touched: &BTreeSet<ObjectKey>) {
+        let addresses = match &self.publish {
+            Publish::Addresses(addresses) if self.published.is_none() => addresses.clone(),
+            Publish::Service(id) => {
+                let key = ObjectKey { kind: Kind::Service, id: id.clone() };
+                if self.published.is_some() && !touched.contains(&key) {
+                    return;
+                }
+                let status = self.observed.get(&key).map_or(&[][..], |observed| &observed.addresses);
+                match self.cluster.services.get(id) {
+                    Some(service) => published_by(service, status),
+                    None => {
+                        tracing::warn!(service = %id, "the Service that addresses are taken from does not exist");
+                        Vec::new()
+                    }
+                }
+            }
+            Publish::Addresses(_) => return,
+        };
+        if self.published.as_ref() != Some(&addresses) {
+            tracing::info!(?addresses, "clients reach the gateways here");
+            self.published = Some(addresses.clone());
+            self.writer.tell(StatusEvent::Published(addresses)).await;
+        }
+    }
+}
+
+fn register_writes(registry: &Registry, writer: &StatusWriter) {
+    let totals = writer.counters();
+    let counter = |name, help, value: fn(&crate::status::StatusCounters) -> &std::sync::atomic::AtomicU64| {
+        let totals = totals.clone();
+        registry.counter_fn(name, help, move || value(&totals).load(Ordering::Relaxed));
+    };
+    counter("status_writes", "Statuses written", |totals| &totals.written);
+    counter("status_conflicts", "Statuses left alone because another controller keeps them", |totals| &totals.conflicts);
+    counter("status_write_failures", "Statuses that could not be written at once", |totals| &totals.failed);
+    counter("events", "Events written, or counted again", |totals| &totals.events);
+    counter("event_failures", "Events that could not be written", |totals| &totals.events_failed);
+}

@@ -1,0 +1,117 @@
+//! What would be wrong if an object were changed: asked before it is stored.
+
+use std::collections::HashSet;
+
+use headwater_model::cluster::{Change, Cluster, Object};
+use headwater_model::finding::{Finding, Severity};
+use headwater_model::origin::{Kind, ObjectKey};
+use headwater_translate::Translator;
+
+/// What a change would do to findings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Consequences {
+    /// What would be wrong with the object itself.
+    pub own: Vec<Finding>,
+    /// What was wrong with it before.
+    pub before: Vec<Finding>,
+    /// What would newly be wrong with others because of it: errors only.
+    pub others: Vec<Finding>,
+}
+
+/// Translates with the change, and then without it again: afterwards everything is as it was.
+///
+/// Costs what the change costs, twice.
+pub(crate) fn what_if(cluster: &mut Cluster, translator: &mut Translator, change: &Change, now: i64) -> Consequences {
+    let key = change.key();
+    let about = |findings: &[Finding]| -> Vec<Finding> {
+        findings.iter().filter(|finding| finding.object.as_ref() == Some(&key)).cloned().collect()
+    };
+    let undo = current(cluster, &key).map_or_else(|| Change::Removed(key.clone()), Change::Set);
+    // Nothing changed: only to look at the findings.
+    let before = translator.apply(cluster, &[], now).findings;
+    cluster.apply(change);
+    let after = translator.apply(cluster, std::slice::from_ref(&key), now).findings;
+    cluster.apply(&undo);
+    translator.apply(cluster, std::slice::from_ref(&key), now);
+    let known: HashSet<&Finding> = before.iter().collect();
+    let others = after.iter().filter(|finding| {
+        finding.severity == Severity::Error && finding.object.as_ref() != Some(&key) && !known.contains(finding)
+    });
+    Consequences { own: about(&after), before: about(&before), others: others.cloned().collect() }
+}
+
+fn current(cluster: &Cluster, key: &ObjectKey) -> Option<Object> {
+    let id = &key.id;
+    match key.kind {
+        Kind::Namespace => cluster.namespaces.get(id).cloned().map(Object::Namespace),
+        Kind::Service => cluster.services.get(id).cloned().map(Object::Service),
+        Kind::EndpointSlice => cluster.endpoint_slices.get(id).cloned().map(Object::EndpointSlice),
+        Kind::Secret => cluster.secrets.get(id).cloned().map(Object::Secret),
+        Kind::ConfigMap => cluster.config_maps.get(id).cloned().map(Object::ConfigMap),
+        Kind::IngressClass => cluster.ingress_classes.get(id).cloned().map(Object::IngressClass),
+        Kind::Ingress => cluster.ingresses.get(id).cloned().map(Object::Ingress),
+        Kind::GatewaySettings => cluster.gateway_settings.get(id).cloned().map(Object::GatewaySettings),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use headwater_kube_io::read_str;
+    use headwater_translate::Options;
+
+    use super::*;
+
+    const CLUSTER: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: old, namespace: shop, creationTimestamp: '2026-01-01T00:00:00Z'}
+spec: {rules: [{host: shop.example, http: {paths: [{path: /old, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: young, namespace: shop, creationTimestamp: '2026-02-01T00:00:00Z'}
+spec: {rules: [{host: shop.example, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}}]}
+";
+
+    fn ingress(name: &str, created: &str, path: &str) -> Change {
+        let text = CLUSTER.split("---").nth(1).unwrap().replace("old,", &format!("{name},")).replace("/old", path);
+        let reading = read_str("a.yaml", &text.replace("2026-01-01", created));
+        Change::Set(reading.objects[0].0.clone())
+    }
+
+    #[test]
+    fn a_question_tells_its_consequences_and_leaves_no_trace() {
+        let mut cluster = Cluster::default();
+        for (object, _) in &read_str("all.yaml", CLUSTER).objects {
+            cluster.apply(&Change::Set(object.clone()));
+        }
+        let mut translator = Translator::new(Options::embedded());
+        let first = translator.apply(&cluster, &[], 0);
+
+        let good = what_if(&mut cluster, &mut translator, &ingress("new", "2026-03-01", "/new"), 0);
+        assert_eq!(good, Consequences::default());
+        let late = what_if(&mut cluster, &mut translator, &ingress("new", "2026-03-01", "/"), 0);
+        assert!(matches!(&late.own[..], [finding] if finding.reason == "Conflict"), "{late:?}");
+        let moved = what_if(&mut cluster, &mut translator, &ingress("old", "2026-01-01", "/"), 0);
+        let robbed = ObjectKey::new(Kind::Ingress, "shop", "young");
+        assert!(moved.own.is_empty(), "{moved:?}");
+        assert!(matches!(&moved.others[..], [finding] if finding.object.as_ref() == Some(&robbed)), "{moved:?}");
+        let gone = what_if(&mut cluster, &mut translator, &Change::Removed(robbed), 0);
+        assert_eq!(gone, Consequences::default());
+
+        let last = translator.apply(&cluster, &[], 0);
+        assert_eq!(first.findings, last.findings);
+        let hosts = |translation: &headwater_translate::Translation| {
+            translation.snapshot.listeners.iter().map(|listener| Arc::clone(&listener.routes)).collect::<Vec<_>>()
+        };
+        assert_eq!(format!("{:?}", hosts(&first)), format!("{:?}", hosts(&last)));
+    }
+}

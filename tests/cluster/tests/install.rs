@@ -311,14 +311,14 @@ async fn a_release_is_installed_upgraded_and_removed_and_has_the_least_rights() 
     let answer = helm(&cluster, &install, "{}").await?;
     ensure!(answer.success, "{}", answer.stderr);
 
-    let settings = "gatewaysettings.headwater.dev";
+    let kind = "gatewaysettings.headwater.dev";
     let webhook = "validatingwebhookconfigurations/headwater";
     for (account, verb, what, namespace, expected) in [
         ("gateway", "watch", "ingresses", "shop", true),
         ("gateway", "watch", "services", "shop", true),
         ("gateway", "watch", "endpointslices", "shop", true),
         ("gateway", "watch", "ingressclasses", "shop", true),
-        ("gateway", "watch", settings, "shop", true),
+        ("gateway", "watch", kind, "shop", true),
         ("gateway", "get", "secrets/any", "shop", true),
         ("gateway", "get", "configmaps/ingress-nginx-controller", "ingress-nginx", true),
         ("gateway", "get", "configmaps/other", "ingress-nginx", false),
@@ -334,7 +334,7 @@ async fn a_release_is_installed_upgraded_and_removed_and_has_the_least_rights() 
         ("gateway", "create", "secrets", NAMESPACE, false),
         ("controller", "watch", "ingresses", "shop", true),
         ("controller", "patch", "ingresses status", "shop", true),
-        ("controller", "patch", &format!("{settings} status"), "shop", true),
+        ("controller", "patch", &format!("{kind} status"), "shop", true),
         ("controller", "patch", "ingresses", "shop", false),
         ("controller", "update", "ingresses status", "shop", false),
         ("controller", "create", "events.events.k8s.io", "shop", true),
@@ -378,6 +378,41 @@ async fn a_release_is_installed_upgraded_and_removed_and_has_the_least_rights() 
     ] {
         let found = may(&cluster, account, verb, what, namespace).await?;
         ensure!(found == expected, "with watchNamespaces: {account}: {verb} {what} in {namespace}: {found}");
+    }
+
+    // Nobody answers here, so that with Fail exactly what would be sent to the webhook is refused.
+    let answer =
+        helm(&cluster, &["upgrade", "headwater", "--timeout", "30s"], "webhook: {failurePolicy: Fail}").await?;
+    ensure!(answer.success, "{}", answer.stderr);
+    let config_map = |namespace: &str, name: &str| {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{namespace: {namespace}, name: {name}}}\n")
+    };
+    let ingress = |namespace: &str| {
+        let metadata = format!("metadata: {{namespace: {namespace}, name: web}}");
+        let spec = "spec: {defaultBackend: {service: {name: web, port: {number: 80}}}}";
+        format!("apiVersion: networking.k8s.io/v1\nkind: Ingress\n{metadata}\n{spec}\n")
+    };
+    let class =
+        "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: t}\nspec: {controller: a.example/b}\n";
+    for (object, sent) in [
+        (ingress("shop"), true),
+        (settings("{}").replace("namespace: edge", "namespace: shop"), true),
+        (class.to_owned(), true),
+        (config_map("ingress-nginx", "ingress-nginx-controller"), true),
+        (config_map("default", "ingress-nginx-controller"), true),
+        (config_map("ingress-nginx", "other"), false),
+        (config_map("shop", "ingress-nginx-controller"), false),
+        (ingress("kube-system"), false),
+    ] {
+        let asked = || async {
+            let answer = cluster.try_apply(&object, &["--dry-run=server"]).await?;
+            let found = answer.stderr.contains("failed calling webhook");
+            ensure!(answer.success != found, "{object}: {}", answer.stderr);
+            Ok((found == sent).then_some(()))
+        };
+        // The API server hears of its own configuration a moment later.
+        let limit = std::time::Duration::from_secs(30);
+        wait::eventually(limit, asked).await.with_context(|| format!("{object}: sent to the webhook: {}", !sent))?;
     }
 
     // No kubelet here runs the Job.

@@ -170,6 +170,13 @@ impl Keeper<'_> {
 
     /// Does what is due, and tells how long to sleep.
     async fn work(&mut self) -> Duration {
+        if self.material.is_none() && is_foreign(self.secret.as_ref().and_then(Option::as_ref)) {
+            tracing::warn!(
+                secret = %self.managed.secret,
+                "webhook certificate: Secret is somebody else's and stays (name another, or delete it)"
+            );
+            return LONGEST_PAUSE;
+        }
         loop {
             let now = Timestamp::now();
             let action = match (&self.material, self.is_stored) {
@@ -234,6 +241,11 @@ impl Keeper<'_> {
     }
 }
 
+/// Whether a Secret has content that we never made: all of ours has the authority's key.
+fn is_foreign(secret: Option<&StoredSecret>) -> bool {
+    secret.is_some_and(|stored| !stored.data.is_empty() && !stored.data.contains_key("ca.key"))
+}
+
 /// An error with its causes.
 struct WithCauses<'a>(&'a dyn std::error::Error);
 
@@ -246,5 +258,31 @@ impl std::fmt::Display for WithCauses<'_> {
             next = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificate::Lives;
+
+    #[test]
+    fn a_secret_of_somebody_else_is_told_from_one_that_is_spoilt() {
+        let stored = |keys: &[&str]| StoredSecret {
+            data: keys.iter().map(|key| ((*key).to_owned(), b"x".to_vec())).collect(),
+            version: "1".to_owned(),
+        };
+        let made = Material::begin(Timestamp::now(), &["a.test".to_owned()], &Lives::default()).unwrap();
+        let ours = StoredSecret { data: made.write(), version: "1".to_owned() };
+        for (secret, foreign) in [
+            (None, false),
+            (Some(stored(&[])), false),
+            (Some(stored(&["ca.key"])), false),
+            (Some(ours), false),
+            (Some(stored(&["tls.crt", "tls.key"])), true),
+            (Some(stored(&["password"])), true),
+        ] {
+            assert_eq!(is_foreign(secret.as_ref()), foreign, "{secret:?}");
+        }
     }
 }

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "test code")]
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -66,6 +68,8 @@ impl Judge for Paths {
 /// A webhook in this process, and its configuration for the Ingresses of one namespace.
 struct Webhook {
     cluster: &'static Cluster,
+    server: ApiServer,
+    address: SocketAddr,
     namespace: String,
     configuration: String,
     asked: Arc<AtomicU32>,
@@ -81,8 +85,9 @@ impl Webhook {
         let access = Access { kubeconfig: Some(cluster.kubeconfig().to_owned()), context: None };
         let (leading, is_leading) = watch::channel(true);
         let configuration = format!("headwater-{namespace}");
+        let api = ApiServer::connect(&access).await?;
         let managed = Managed {
-            server: ApiServer::connect(&access).await?,
+            server: api.clone(),
             secret: NamespacedName::new(namespace.as_str(), "webhook"),
             configuration: configuration.clone(),
             names: vec!["127.0.0.1".to_owned()],
@@ -94,7 +99,8 @@ impl Webhook {
         let metrics = AdmissionMetrics::register(&Registry::new());
         let judge = Paths { asked: asked.clone() };
         let server = AdmissionServer::bind(&config, Certificate::Managed(managed), judge, metrics)?;
-        let url = format!("https://{}/validate", server.local_address());
+        let address = server.local_address();
+        let url = format!("https://{address}/validate");
         let object = json!({
             "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
             "metadata": {"name": configuration},
@@ -112,7 +118,8 @@ impl Webhook {
             let _ = stopped.await;
         }));
         let stop = Some(stop);
-        let webhook = Self { cluster, namespace, configuration, asked, _leading: leading, stop, served };
+        let webhook =
+            Self { cluster, server: api, address, namespace, configuration, asked, _leading: leading, stop, served };
         webhook.believed().await?;
         Ok(webhook)
     }
@@ -147,6 +154,17 @@ impl Webhook {
         let path = format!("{CONFIGURATIONS}/{}", self.configuration);
         let configuration = self.cluster.get(&path).await?;
         Ok(configuration["webhooks"][0]["clientConfig"]["caBundle"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Keeps the file what the configuration names, as an API server knows it by its watch.
+    async fn follow(&self, file: &Path) -> Result<()> {
+        let mut watch = self.server.watch_ca_bundles(&self.configuration);
+        loop {
+            let named = watch.next().await?.context("the configuration is there")?;
+            let next = file.with_extension("next");
+            std::fs::write(&next, &named.webhooks[0].1)?;
+            std::fs::rename(&next, file)?;
+        }
     }
 
     async fn stop(&mut self) -> Result<()> {
@@ -232,6 +250,18 @@ async fn an_outage_stores_or_refuses_as_the_configuration_says() -> Result<()> {
     Ok(())
 }
 
+/// One handshake with a server that must be believed by the authorities in the file.
+fn shake_hands(address: SocketAddr, authorities: &Path) -> Result<()> {
+    let output = Command::new("openssl")
+        .args(["s_client", "-verify_return_error", "-verify_ip", "127.0.0.1", "-connect", &address.to_string()])
+        .args(["-CAfile".as_ref(), authorities.as_os_str()])
+        .stdin(Stdio::null())
+        .output()
+        .context("openssl")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_renewed_under_load_without_a_failed_review() -> Result<()> {
     // Certificates of seconds: the authority is replaced after 24 s, the serving certificate after 16 s.
@@ -260,6 +290,24 @@ async fn certificates_are_renewed_under_load_without_a_failed_review() -> Result
             })
         })
         .collect();
+    // An API server keeps its connections; this client believes the same authorities and makes a new one each time.
+    let file = webhook.cluster.dir().join("rotated.pem");
+    let follower = {
+        let (webhook, file) = (webhook.clone(), file.clone());
+        tokio::spawn(async move { webhook.follow(&file).await })
+    };
+    wait::eventually(KNOWN, || std::future::ready(Ok(file.exists().then_some(())))).await?;
+    let handshakes = {
+        let (address, done) = (webhook.address, done.clone());
+        tokio::task::spawn_blocking(move || {
+            let mut handshakes = 0;
+            while !done.load(Ordering::Relaxed) {
+                shake_hands(address, &file)?;
+                handshakes += 1;
+            }
+            anyhow::Ok(handshakes)
+        })
+    };
     // A whole turn: one authority is named again, and it is another one. In between there were two.
     let turned = wait::eventually(Duration::from_secs(90), || async {
         let bundle = webhook.bundle().await?;
@@ -271,7 +319,11 @@ async fn certificates_are_renewed_under_load_without_a_failed_review() -> Result
     for worker in load {
         reviews += worker.await?.context("a review under load")?;
     }
+    let handshakes = handshakes.await?.context("a new connection")?;
+    ensure!(!follower.is_finished(), "the configuration was watched");
+    follower.abort();
     turned?;
+    ensure!(handshakes > 100, "{handshakes} connections are no load");
     ensure!(reviews > 100, "{reviews} reviews are no load");
     ensure!(webhook.asked.load(Ordering::Relaxed) >= reviews, "every request was reviewed");
     Ok(())

@@ -63,7 +63,7 @@ pub(super) struct Desk {
     published: Option<Vec<PublishedAddress>>,
     findings: Arc<Findings>,
     fleet: Fleet,
-    pub(super) notices: Notices,
+    notices: Notices,
     queue: Queue,
     /// Everything was read once: nothing is cleared for want of a class that is still to come.
     synced: bool,
@@ -96,14 +96,13 @@ impl Desk {
             StatusEvent::Published(addresses) => {
                 let addresses = in_order(addresses);
                 if self.published.as_ref() != Some(&addresses) {
-                    tracing::info!(addresses = ?addresses, "published addresses");
                     self.published = Some(addresses);
                     self.push_all(Kind::Ingress);
                 }
             }
             StatusEvent::Findings(findings) => {
                 self.findings = findings;
-                self.look_at_findings();
+                self.look_at_findings(now);
             }
             StatusEvent::Gateways(change) => self.hear_of_gateways(change, now),
             StatusEvent::Synced => self.synced = true,
@@ -129,30 +128,30 @@ impl Desk {
 
     fn hear_of_gateways(&mut self, change: FleetChange, now: Instant) {
         if self.fleet.apply(change, now) {
-            self.look_at_findings();
+            self.look_at_findings(now);
         }
     }
 
     /// Our own findings, and those that only gateways can have.
-    fn look_at_findings(&mut self) {
+    fn look_at_findings(&mut self, now: Instant) {
         let mut notices: HashSet<Notice> = self.findings.iter().filter_map(Notice::of).collect();
         for (_, report) in self.fleet.live().into_iter().flatten() {
             notices.extend(report.findings.iter().filter_map(Notice::reported));
         }
-        self.notices.replace(notices);
+        self.notices.replace(notices, now);
         self.push_all(Kind::GatewaySettings);
     }
 
     /// Gateways that fell silent.
     pub(super) fn expire(&mut self, now: Instant) {
         if self.fleet.expire(now) {
-            self.look_at_findings();
+            self.look_at_findings(now);
         }
     }
 
     /// This process writes from now on, or does not.
-    pub(super) fn lead(&mut self, leads: bool) {
-        self.notices.tell(leads);
+    pub(super) fn lead(&mut self, leads: bool, now: Instant) {
+        self.notices.tell(leads, now);
         if leads {
             self.queue.hurry();
             self.push_all(Kind::Ingress);
@@ -197,6 +196,22 @@ impl Desk {
             }
         }
         None
+    }
+
+    /// When the next Event is due.
+    pub(super) fn event_due(&mut self, now: Instant) -> Option<Instant> {
+        self.notices.next(now).filter(|_| self.synced)
+    }
+
+    /// The next Event, and whether it happened again.
+    pub(super) fn next_event(&mut self, now: Instant) -> Option<(Notice, bool)> {
+        // What refers to something that is still to be read only seems wrong.
+        if self.synced { self.notices.pop(now) } else { None }
+    }
+
+    /// An Event that is not written yet.
+    pub(super) fn put_back(&mut self, notice: Notice, now: Instant) {
+        self.notices.put_back(notice, now);
     }
 
     fn plan(&self, key: &ObjectKey, clock: Timestamp) -> Option<Write> {
@@ -276,7 +291,7 @@ impl Desk {
                      it, or remove its entries)"
                 );
                 tracing::warn!(object = %key, held_by, "status is kept by another controller; left alone");
-                self.notices.push(Notice::new(key.clone(), "StatusConflict", note));
+                self.notices.push(Notice::new(key.clone(), "StatusConflict", note), now);
                 self.queue.done(key);
             }
             ApiError::Forbidden { .. } => {

@@ -1,6 +1,7 @@
 //! Which findings become Events, and when.
 //!
-//! One Event for each finding when it appears. An object may cause ten at once and one every five minutes from then
+//! One Event for each finding that stays for a moment: who applies a file of objects does not want to hear of the order
+//! in which they arrive. An object may cause ten at once and one every five minutes from then
 //! on (the spam filter of client-go's recorder); all together 25 a second.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -9,7 +10,7 @@ use headwater_kube_io::NOTE_LIMIT;
 use headwater_model::finding::{Finding, Severity};
 use headwater_model::origin::{Kind, ObjectKey};
 use headwater_model::report::ReportedFinding;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use super::bucket::Bucket;
 
@@ -17,6 +18,9 @@ const OBJECT_BURST: u32 = 10;
 const OBJECT_PER_SECOND: f64 = 1.0 / 300.0;
 const OVERALL_BURST: u32 = 25;
 const OVERALL_PER_SECOND: f64 = 25.0;
+
+/// How long a finding has to stay before it is told.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Objects whose rate is kept. Where more than these are noisy at once, none of the others is heard.
 const OBJECTS: usize = 10_000;
@@ -83,7 +87,8 @@ pub(crate) struct Notices {
     mended: HashSet<Notice>,
     /// What happened once, and is not wrong by itself.
     happened: HashSet<Notice>,
-    queue: VecDeque<Notice>,
+    /// What is to be told, and from when on.
+    queue: VecDeque<(Instant, Notice)>,
     objects: HashMap<ObjectKey, Bucket>,
     overall: Bucket,
     /// Whether this process tells, rather than another.
@@ -106,47 +111,49 @@ impl Notices {
     }
 
     /// What is wrong now, all of it.
-    pub(crate) fn replace(&mut self, now: HashSet<Notice>) {
+    pub(crate) fn replace(&mut self, all: HashSet<Notice>, now: Instant) {
         if self.telling {
-            self.queue.extend(now.difference(&self.current).cloned());
+            let due = now + SETTLE;
+            self.queue.extend(all.difference(&self.current).map(|notice| (due, notice.clone())));
         }
-        let mended: Vec<Notice> = self.current.difference(&now).cloned().collect();
+        let mended: Vec<Notice> = self.current.difference(&all).cloned().collect();
         if self.mended.len() + mended.len() > MENDED {
             self.mended.clear();
         }
         self.mended.extend(mended.into_iter().take(MENDED));
-        self.current = now;
+        self.current = all;
     }
 
     /// Something that happened; told once by this process.
-    pub(crate) fn push(&mut self, notice: Notice) {
+    pub(crate) fn push(&mut self, notice: Notice, now: Instant) {
         if self.happened.len() >= MENDED {
             self.happened.clear();
         }
         if self.telling && self.happened.insert(notice.clone()) {
-            self.queue.push_back(notice);
+            self.queue.push_back((now + SETTLE, notice));
         }
     }
 
     /// From now on this process tells, or does not. Who begins tells everything: what the one before it told is known
     /// to the server by its name.
-    pub(crate) fn tell(&mut self, telling: bool) {
+    pub(crate) fn tell(&mut self, telling: bool, now: Instant) {
         self.telling = telling;
         self.queue.clear();
         if telling {
-            self.queue.extend(self.current.iter().cloned());
+            self.queue.extend(self.current.iter().map(|notice| (now + SETTLE, notice.clone())));
         }
     }
 
     /// When [`pop`](Self::pop) may have something.
     pub(crate) fn next(&mut self, now: Instant) -> Option<Instant> {
-        if self.queue.is_empty() { None } else { Some(self.overall.ready(now).err().unwrap_or(now)) }
+        let (due, _) = self.queue.front()?;
+        Some(self.overall.ready(now).err().unwrap_or(now).max(*due))
     }
 
     /// The next to tell, and whether it happened again after it was mended.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<(Notice, bool)> {
         while self.overall.ready(now).is_ok() {
-            let notice = self.queue.pop_front()?;
+            let (_, notice) = self.queue.pop_front_if(|(due, _)| *due <= now)?;
             // Mended before it was told.
             if !self.current.contains(&notice) && !self.happened.contains(&notice) {
                 continue;
@@ -164,9 +171,9 @@ impl Notices {
     }
 
     /// Not told after all; later.
-    pub(crate) fn put_back(&mut self, notice: Notice) {
+    pub(crate) fn put_back(&mut self, notice: Notice, now: Instant) {
         if self.telling {
-            self.queue.push_back(notice);
+            self.queue.push_back((now + SETTLE, notice));
         }
     }
 
@@ -185,8 +192,6 @@ impl Notices {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Duration;
-
     use super::*;
 
     fn notice(object: &str, note: &str) -> Notice {
@@ -197,21 +202,22 @@ mod tests {
         notices.iter().cloned().collect()
     }
 
+    /// What is told once it has settled.
     fn told(notices: &mut Notices, now: Instant) -> Vec<(Notice, bool)> {
-        std::iter::from_fn(|| notices.pop(now)).collect()
+        std::iter::from_fn(|| notices.pop(now + SETTLE)).collect()
     }
 
     #[test]
     fn a_finding_is_told_once_when_it_appears_and_again_when_it_comes_back() {
         let now = Instant::now();
         let mut notices = Notices::new(now);
-        notices.tell(true);
-        notices.replace(set(&[notice("x", "n")]));
+        notices.tell(true, now);
+        notices.replace(set(&[notice("x", "n")]), now);
         assert_eq!(told(&mut notices, now), [(notice("x", "n"), false)]);
-        notices.replace(set(&[notice("x", "n"), notice("y", "n")]));
+        notices.replace(set(&[notice("x", "n"), notice("y", "n")]), now);
         assert_eq!(told(&mut notices, now), [(notice("y", "n"), false)]);
-        notices.replace(set(&[notice("y", "n")]));
-        notices.replace(set(&[notice("x", "n"), notice("y", "n")]));
+        notices.replace(set(&[notice("y", "n")]), now);
+        notices.replace(set(&[notice("x", "n"), notice("y", "n")]), now);
         assert_eq!(told(&mut notices, now), [(notice("x", "n"), true)]);
     }
 
@@ -219,13 +225,13 @@ mod tests {
     fn only_who_leads_tells_and_who_begins_tells_everything() {
         let now = Instant::now();
         let mut notices = Notices::new(now);
-        notices.replace(set(&[notice("x", "n")]));
-        notices.push(notice("y", "n"));
+        notices.replace(set(&[notice("x", "n")]), now);
+        notices.push(notice("y", "n"), now);
         assert_eq!(told(&mut notices, now), []);
-        notices.tell(true);
+        notices.tell(true, now);
         assert_eq!(told(&mut notices, now), [(notice("x", "n"), false)]);
-        notices.replace(set(&[notice("x", "n"), notice("z", "n")]));
-        notices.tell(false);
+        notices.replace(set(&[notice("x", "n"), notice("z", "n")]), now);
+        notices.tell(false, now);
         assert_eq!(told(&mut notices, now), []);
     }
 
@@ -233,21 +239,23 @@ mod tests {
     fn what_happened_is_told_once_whatever_is_found_meanwhile() {
         let now = Instant::now();
         let mut notices = Notices::new(now);
-        notices.tell(true);
-        notices.push(notice("x", "n"));
-        notices.replace(HashSet::new());
+        notices.tell(true, now);
+        notices.push(notice("x", "n"), now);
+        notices.replace(HashSet::new(), now);
         assert_eq!(told(&mut notices, now), [(notice("x", "n"), false)]);
-        notices.push(notice("x", "n"));
+        notices.push(notice("x", "n"), now);
         assert_eq!(told(&mut notices, now), []);
     }
 
     #[test]
-    fn what_is_mended_before_its_turn_is_not_told() {
+    fn what_is_mended_before_it_settled_is_not_told() {
         let now = Instant::now();
         let mut notices = Notices::new(now);
-        notices.tell(true);
-        notices.replace(set(&[notice("x", "n")]));
-        notices.replace(HashSet::new());
+        notices.tell(true, now);
+        notices.replace(set(&[notice("x", "n")]), now);
+        assert_eq!(notices.next(now), Some(now + SETTLE));
+        assert_eq!(notices.pop(now + SETTLE - Duration::from_millis(1)), None);
+        notices.replace(HashSet::new(), now);
         assert_eq!(told(&mut notices, now), []);
     }
 
@@ -255,30 +263,31 @@ mod tests {
     fn one_noisy_object_does_not_silence_the_others() {
         let now = Instant::now();
         let mut notices = Notices::new(now);
-        notices.tell(true);
+        notices.tell(true, now);
         let mut noise: Vec<Notice> = (0..50).map(|n| notice("noisy", &n.to_string())).collect();
         noise.push(notice("quiet", "n"));
-        notices.replace(set(&noise));
+        notices.replace(set(&noise), now);
         let about: Vec<ObjectKey> = told(&mut notices, now).into_iter().map(|(notice, _)| notice.about).collect();
         assert_eq!(about.iter().filter(|about| &*about.id.name == "noisy").count(), OBJECT_BURST as usize);
         assert_eq!(about.iter().filter(|about| &*about.id.name == "quiet").count(), 1);
         noise.push(notice("noisy", "later"));
-        notices.replace(set(&noise));
+        notices.replace(set(&noise), now);
         let later = now + Duration::from_secs(301);
         assert_eq!(told(&mut notices, later), [(notice("noisy", "later"), false)]);
     }
 
     #[test]
     fn all_objects_together_keep_to_a_rate() {
-        let start = Instant::now();
-        let mut notices = Notices::new(start);
-        notices.tell(true);
+        let now = Instant::now();
+        let mut notices = Notices::new(now);
+        notices.tell(true, now);
         let many: Vec<Notice> = (0..1_000).map(|n| notice(&n.to_string(), "n")).collect();
-        notices.replace(set(&many));
-        assert_eq!(told(&mut notices, start).len(), 25);
-        let next = notices.next(start).unwrap();
-        assert!(next > start && next < start + Duration::from_millis(50));
-        assert_eq!(told(&mut notices, next).len(), 1);
+        notices.replace(set(&many), now);
+        assert_eq!(told(&mut notices, now).len(), 25);
+        let settled = now + SETTLE;
+        let next = notices.next(settled).unwrap();
+        assert!(next > settled && next < settled + Duration::from_millis(50));
+        assert_eq!(told(&mut notices, next - SETTLE).len(), 1);
     }
 
     #[test]

@@ -203,7 +203,7 @@ impl<S: StatusServer> Writer<S> {
         let mut taken = Vec::with_capacity(AT_ONCE);
         loop {
             let now = Instant::now();
-            self.follow(*leading.borrow_and_update());
+            self.follow(*leading.borrow_and_update(), now);
             self.desk.expire(now);
             let wake = self.begin(now);
             tokio::select! {
@@ -225,10 +225,10 @@ impl<S: StatusServer> Writer<S> {
         }
     }
 
-    fn follow(&mut self, leads: bool) {
+    fn follow(&mut self, leads: bool, now: Instant) {
         if leads != self.leads {
             self.leads = leads;
-            self.desk.lead(leads);
+            self.desk.lead(leads, now);
         }
     }
 
@@ -249,7 +249,7 @@ impl<S: StatusServer> Writer<S> {
             self.under_way.spawn(send(self.server.clone(), self.guard.clone(), write));
         }
         while self.events < EVENTS && now >= self.events_from {
-            let Some((notice, again)) = self.desk.notices.pop(now) else { break };
+            let Some((notice, again)) = self.desk.next_event(now) else { break };
             let uid = self.desk.uid(&notice.about);
             self.events += 1;
             let told = tell(self.server.clone(), self.guard.clone(), self.instance.clone(), notice, uid, again);
@@ -257,7 +257,7 @@ impl<S: StatusServer> Writer<S> {
         }
         // What has no seat now is looked at when something under way ends.
         let write = self.desk.due(now).filter(|_| self.writes < WRITES).map(|due| due.max(rate));
-        let event = self.desk.notices.next(now).filter(|_| self.events < EVENTS).map(|due| due.max(self.events_from));
+        let event = self.desk.event_due(now).filter(|_| self.events < EVENTS).map(|due| due.max(self.events_from));
         [self.desk.silence(), write, event].into_iter().flatten().min()
     }
 
@@ -275,7 +275,7 @@ impl<S: StatusServer> Writer<S> {
                 match sent {
                     None => {
                         self.events_from = now + NOT_LEADING_PAUSE;
-                        self.desk.notices.put_back(notice);
+                        self.desk.put_back(notice, now);
                     }
                     Some(Ok(written)) => self.counters.told(written),
                     Some(Err(error)) => self.event_failed(notice, &error, now),
@@ -291,7 +291,7 @@ impl<S: StatusServer> Writer<S> {
         match error {
             ApiError::Unavailable { .. } => {
                 self.events_from = now + EVENT_PAUSE.mul_f64(1.0 + fraction());
-                self.desk.notices.put_back(notice);
+                self.desk.put_back(notice, now);
             }
             // Also where the namespace is being deleted.
             error => tracing::debug!(object = %notice.about, reason = notice.reason, "{error}"),

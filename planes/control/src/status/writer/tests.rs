@@ -339,7 +339,7 @@ async fn findings_become_events_and_refuse_the_settings_that_they_name() {
     stand.tell(StatusEvent::Settings { id: settings.id.clone(), observed: Some(seen) }).await;
     stand.tell(StatusEvent::Findings(Arc::new(findings.clone()))).await;
     stand.ready().await;
-    stand.pass(1).await;
+    stand.pass(5).await;
     let writes = stand.server.writes();
     assert_eq!(writes.len(), 1);
     let accepted = &writes[0].1["conditions"][0];
@@ -356,9 +356,22 @@ async fn findings_become_events_and_refuse_the_settings_that_they_name() {
     // The same again is not told again; mended, the settings are accepted.
     stand.tell(StatusEvent::Findings(Arc::new(findings))).await;
     stand.tell(StatusEvent::Findings(Arc::default())).await;
-    stand.pass(1).await;
+    stand.pass(5).await;
     assert_eq!(stand.server.writes()[1].1["conditions"][0]["status"], "True");
     assert_eq!(stand.server.seen(|seen| seen.events.len()), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_seems_wrong_while_objects_are_read_is_not_told() {
+    let stand = Stand::start();
+    stand.lead();
+    let finding = Finding::warning("MissingReference", ObjectKey::new(Kind::Ingress, "shop", "web"), "no such Service");
+    stand.tell(StatusEvent::Findings(Arc::new(Findings::new([finding])))).await;
+    stand.pass(60).await;
+    stand.tell(StatusEvent::Findings(Arc::default())).await;
+    stand.tell(StatusEvent::Synced).await;
+    stand.pass(60).await;
+    assert_eq!(stand.server.seen(|seen| seen.events.len()), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -376,7 +389,7 @@ async fn what_only_gateways_know_is_told_while_they_live() {
     let settings = Observed { uid: "7".into(), ..Observed::default() };
     stand.tell(StatusEvent::Settings { id: id("edge"), observed: Some(settings) }).await;
     stand.tell(StatusEvent::Gateways(FleetChange::All(vec![lease]))).await;
-    stand.pass(1).await;
+    stand.pass(5).await;
     let events = stand.server.seen(|seen| seen.events.clone());
     assert_eq!(
         events.iter().map(|(note, _)| (&note.about, note.uid.as_deref())).collect::<Vec<_>>(),

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 pub use self::step::Lives;
 
 /// Where the webhook's certificate comes from.
+#[allow(clippy::large_enum_variant, reason = "a process has one, and moves it once")]
 pub enum Certificate {
     /// A directory with `tls.crt` and `tls.key`, as a Secret is mounted.
     Given(PathBuf),

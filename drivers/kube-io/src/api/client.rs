@@ -1,12 +1,12 @@
 //! HTTP clients for an API server: HTTP/2 where the server speaks it, dead connections noticed within seconds.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, USER_AGENT};
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -15,13 +15,18 @@ use kube::client::retry::RetryPolicy;
 use kube::client::{Body, ConfigExt};
 use kube::config::AuthInfo;
 use kube::{Client, Config};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
-use tower::ServiceBuilder;
 use tower::retry::RetryLayer;
+use tower::{ServiceBuilder, ServiceExt as _};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// For TCP, each address in turn.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For TCP and TLS together: a server that hangs still takes connections.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// From the last byte of a request to the head of its response. A busy server queues requests for up to a minute.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -97,13 +102,18 @@ impl Dialer {
 
     /// Needs to be called within a runtime.
     fn client(&self, retry: Option<RetryPolicy>) -> Client {
+        let https = self.0.connector.clone();
+        let connector = tower::service_fn(move |server: Uri| {
+            let connected = tokio::time::timeout(HANDSHAKE_TIMEOUT, https.clone().oneshot(server));
+            Box::pin(async move { connected.await.map_err(|_| "the TLS handshake takes too long")? })
+        });
         let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .http2_keep_alive_interval(PING_INTERVAL)
             .http2_keep_alive_timeout(PING_TIMEOUT)
             .http2_keep_alive_while_idle(true)
-            .build(self.0.connector.clone());
+            .build(connector);
         let parts = self.0.clone();
         let send = tower::service_fn(move |mut request: Request<Body>| {
             let (http, parts) = (http.clone(), parts.clone());
@@ -193,13 +203,51 @@ pub(crate) struct Pool {
 
 struct Connection {
     client: Client,
+    gate: Arc<Gate>,
     taken: Arc<AtomicUsize>,
+}
+
+/// Lets one request at a time through while it is not known that the server answers: else each of a hundred watches
+/// that lost their connection would make one of its own.
+#[derive(Default)]
+struct Gate {
+    open: AtomicBool,
+    leader: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A place on a connection, free again when dropped.
 pub(crate) struct Seat {
-    pub(crate) client: Client,
+    client: Client,
+    gate: Arc<Gate>,
+    /// Held by the one who tries while the others wait, through its pauses too.
+    lead: Option<OwnedMutexGuard<()>>,
     taken: Arc<AtomicUsize>,
+}
+
+impl Seat {
+    /// Sends a request, once the server is known to answer or it is our turn to find out.
+    pub(crate) async fn send(&mut self, request: Request<Body>) -> Result<Response<Body>, kube::Error> {
+        if self.lead.is_none() && !self.gate.open.load(Ordering::Relaxed) {
+            let lead = self.gate.leader.clone().lock_owned().await;
+            self.lead = (!self.gate.open.load(Ordering::Relaxed)).then_some(lead);
+        }
+        let answer = self.client.send(request).await;
+        self.gate.open.store(answer.is_ok(), Ordering::Relaxed);
+        if answer.is_ok() {
+            self.lead = None;
+        }
+        answer
+    }
+
+    /// A stream ended, and maybe its connection with it.
+    pub(crate) fn stream_ended(&self) {
+        self.gate.open.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the others wait for us.
+    pub(crate) fn leads(&self) -> bool {
+        self.lead.is_some()
+    }
 }
 
 impl Pool {
@@ -209,16 +257,16 @@ impl Pool {
 
     pub(crate) fn seat(&mut self) -> Seat {
         let free = self.connections.iter().find(|connection| connection.taken.load(Ordering::Relaxed) < MAX_STREAMS);
-        let Connection { client, taken } = match free {
+        let Connection { client, gate, taken } = match free {
             Some(free) => free,
             None => {
                 let client = self.dialer.client_for_watches();
-                self.connections.push(Connection { client, taken: Arc::default() });
+                self.connections.push(Connection { client, gate: Arc::default(), taken: Arc::default() });
                 self.connections.last().expect("one was pushed")
             }
         };
         taken.fetch_add(1, Ordering::Relaxed);
-        Seat { client: client.clone(), taken: taken.clone() }
+        Seat { client: client.clone(), gate: gate.clone(), lead: None, taken: taken.clone() }
     }
 }
 

@@ -168,6 +168,7 @@ impl Watch {
                 Some(version) => self.watch_from(&version).await,
                 None => self.list().await,
             };
+            self.seat.stream_ended();
             let failure = match ended {
                 Ok(()) => {
                     self.not_found = None;
@@ -227,8 +228,9 @@ impl Watch {
     async fn list(&mut self) -> Result<(), End> {
         let shared = self.shared.clone();
         let permit = match self.scope.name {
-            Some(_) => shared.lists.acquire().await.ok(),
-            None => None,
+            // Those who hold a permit may wait for us.
+            Some(_) if !self.seat.leads() => shared.lists.acquire().await.ok(),
+            _ => None,
         };
         if std::mem::take(&mut self.in_pages) || !shared.streams_lists.load(Ordering::Relaxed) {
             return self.list_in_pages().await;
@@ -430,11 +432,11 @@ impl Watch {
         }
     }
 
-    async fn get(&self, uri: String) -> Result<Response<Body>, Failure> {
+    async fn get(&mut self, uri: String) -> Result<Response<Body>, Failure> {
         self.reporter.request();
         let request = Request::get(uri.trim_end_matches('&')).header(ACCEPT, "application/json").body(Body::empty());
         let request = request.map_err(|error| Failure::new(Cause::Rejected, error.to_string()))?;
-        let response = self.seat.client.send(request).await.map_err(|error| Failure::unreachable(&error))?;
+        let response = self.seat.send(request).await.map_err(|error| Failure::unreachable(&error))?;
         if response.status() == StatusCode::OK {
             return Ok(response);
         }

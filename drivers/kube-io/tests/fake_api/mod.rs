@@ -11,14 +11,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-pub const INGRESSES: &str = "/apis/networking.k8s.io/v1/ingresses";
-pub const SETTINGS: &str = "/apis/headwater.dev/v1alpha1/gatewaysettings";
-pub const SECRETS: &str = "/api/v1/secrets";
-pub const NAMESPACES: &str = "/api/v1/namespaces";
+pub(crate) const INGRESSES: &str = "/apis/networking.k8s.io/v1/ingresses";
+pub(crate) const SETTINGS: &str = "/apis/headwater.dev/v1alpha1/gatewaysettings";
+pub(crate) const SECRETS: &str = "/api/v1/secrets";
+pub(crate) const NAMESPACES: &str = "/api/v1/namespaces";
 
 /// What goes wrong with the next request that it fits.
 #[derive(Debug, Clone)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Status code, more header lines, body.
     Answer(u16, &'static str, String),
     /// 200 and this line of a stream, or body of a list; then the connection breaks.
@@ -28,44 +28,44 @@ pub enum Fault {
 }
 
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// Without namespace: the collection.
-    pub path: String,
-    pub namespace: String,
-    pub query: BTreeMap<String, String>,
-    pub authorization: String,
+    pub(crate) path: String,
+    pub(crate) namespace: String,
+    pub(crate) query: BTreeMap<String, String>,
+    pub(crate) authorization: String,
 }
 
 #[derive(Default)]
-pub struct State {
+pub(crate) struct State {
     version: u64,
     objects: BTreeMap<(String, String, String), Value>,
     log: Vec<(u64, String, &'static str, Value)>,
     /// Changes up to here are forgotten.
     compacted: u64,
-    pub streams_lists: bool,
-    pub not_installed: BTreeSet<&'static str>,
+    pub(crate) streams_lists: bool,
+    pub(crate) not_installed: BTreeSet<&'static str>,
     /// Collections that nobody may read, or `collection name`.
-    pub forbidden: BTreeSet<String>,
-    pub faults: VecDeque<(String, Fault)>,
+    pub(crate) forbidden: BTreeSet<String>,
+    pub(crate) faults: VecDeque<(String, Fault)>,
     /// The only token that counts.
-    pub token: Option<String>,
-    pub asked: Vec<Asked>,
+    pub(crate) token: Option<String>,
+    pub(crate) asked: Vec<Asked>,
     /// Connections of before are broken.
     epoch: u64,
     /// Nobody is answered.
-    pub down: bool,
+    pub(crate) down: bool,
 }
 
 #[derive(Clone)]
-pub struct FakeApi {
+pub(crate) struct FakeApi {
     state: Arc<Mutex<State>>,
     news: watch::Sender<u64>,
     dir: Arc<tempfile::TempDir>,
 }
 
 impl FakeApi {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -92,16 +92,16 @@ impl FakeApi {
         fake
     }
 
-    pub fn token_file(&self) -> PathBuf {
+    pub(crate) fn token_file(&self) -> PathBuf {
         self.dir.path().join("token")
     }
 
-    pub async fn connect(&self) -> ApiServer {
+    pub(crate) async fn connect(&self) -> ApiServer {
         let access = Access { kubeconfig: Some(self.dir.path().join("config")), context: None };
         ApiServer::connect(&access).await.unwrap()
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
@@ -110,13 +110,13 @@ impl FakeApi {
     }
 
     /// Creates or replaces `namespace/name` with these fields beside the metadata.
-    pub fn put(&self, collection: &str, namespace: &str, name: &str, fields: Value) {
+    pub(crate) fn put(&self, collection: &str, namespace: &str, name: &str, fields: Value) {
         self.put_quietly(collection, namespace, name, fields);
         self.tell();
     }
 
     /// The same, but no watch hears of it before the next change.
-    pub fn put_quietly(&self, collection: &str, namespace: &str, name: &str, mut fields: Value) {
+    pub(crate) fn put_quietly(&self, collection: &str, namespace: &str, name: &str, mut fields: Value) {
         let mut state = self.state();
         state.version += 1;
         let version = state.version;
@@ -131,7 +131,7 @@ impl FakeApi {
         state.log.push((version, collection.to_owned(), event, fields));
     }
 
-    pub fn delete(&self, collection: &str, namespace: &str, name: &str) {
+    pub(crate) fn delete(&self, collection: &str, namespace: &str, name: &str) {
         let mut state = self.state();
         state.version += 1;
         let version = state.version;
@@ -144,7 +144,7 @@ impl FakeApi {
     }
 
     /// Forgets every change: who wants to follow on from before has to list.
-    pub fn compact(&self) {
+    pub(crate) fn compact(&self) {
         let mut state = self.state();
         state.version += 1;
         state.compacted = state.version;
@@ -154,27 +154,27 @@ impl FakeApi {
     }
 
     /// The next request for the collection goes wrong.
-    pub fn fault(&self, collection: &str, fault: Fault) {
+    pub(crate) fn fault(&self, collection: &str, fault: Fault) {
         self.state().faults.push_back((collection.to_owned(), fault));
     }
 
     /// Breaks every connection.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.state().epoch += 1;
         self.tell();
     }
 
-    pub fn set_down(&self, down: bool) {
+    pub(crate) fn set_down(&self, down: bool) {
         self.state().down = down;
         self.cut();
     }
 
-    pub fn asked(&self, fits: impl Fn(&Asked) -> bool) -> usize {
+    pub(crate) fn asked(&self, fits: impl Fn(&Asked) -> bool) -> usize {
         self.state().asked.iter().filter(|asked| fits(asked)).count()
     }
 
     /// Waits until such a request was made.
-    pub async fn was_asked(&self, what: &str, fits: impl Fn(&Asked) -> bool) {
+    pub(crate) async fn was_asked(&self, what: &str, fits: impl Fn(&Asked) -> bool) {
         let mut news = self.news.subscribe();
         let seen = async {
             while self.asked(&fits) == 0 {
@@ -334,7 +334,7 @@ impl State {
 }
 
 impl Asked {
-    pub fn name(&self) -> Option<&str> {
+    pub(crate) fn name(&self) -> Option<&str> {
         self.query.get("fieldSelector")?.strip_prefix("metadata.name=")
     }
 

@@ -5,6 +5,7 @@ mod host;
 mod http1;
 mod path;
 
+pub use headwater_admission::fuzz as admission_review;
 pub use headwater_client_address::fuzz::{proxy_header, request as forwarding_headers};
 pub use headwater_kube_io::fuzz_read as manifests;
 pub use host::host;
@@ -16,6 +17,7 @@ pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its binary and of its corpus.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("admission_review", admission_review),
     ("forwarded", forwarded),
     ("forwarding_headers", forwarding_headers),
     ("host", host),

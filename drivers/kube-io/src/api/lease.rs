@@ -27,6 +27,9 @@ use super::write::{FIELD_MANAGER, within};
 /// How long a release may take before the Lease is left to run out.
 const RELEASE_LIMIT: Duration = Duration::from_secs(3);
 
+/// Requests of a release: looks and writes in turn.
+const RELEASE_REQUESTS: u32 = 4;
+
 /// Where candidates meet.
 #[derive(Debug, Clone)]
 pub struct LeaseName {
@@ -61,6 +64,7 @@ impl Leadership {
             leading: leading_sender,
             deadline: deadline_sender,
             complained: false,
+            stopping: false,
         };
         let task = tokio::spawn(candidate.run(stopped));
         Self { leading, deadline, stop: Some(stop), task }
@@ -127,6 +131,7 @@ struct Candidate {
     deadline: watch::Sender<Option<Instant>>,
     /// The last request failed, and that was said.
     complained: bool,
+    stopping: bool,
 }
 
 impl Candidate {
@@ -138,6 +143,7 @@ impl Candidate {
             () = self.stand() => {}
         }
         self.election.stop();
+        self.stopping = true;
         self.tell();
         if timeout(RELEASE_LIMIT, self.release()).await.is_err() {
             tracing::warn!(lease = self.lease.name, "lease not released in time; it runs out by itself");
@@ -154,10 +160,16 @@ impl Candidate {
     }
 
     async fn release(&mut self) {
-        while let Some(ask) = self.election.release(Timestamp::now()) {
+        let mut released = false;
+        for _ in 0..RELEASE_REQUESTS {
+            let Some(ask) = self.election.release(Timestamp::now()) else { break };
+            let hands_over = matches!(ask, Ask::Replace(..));
             self.perform(ask).await;
+            released = hands_over && self.election.holder().is_none();
         }
-        tracing::info!(lease = self.lease.name, "lease released");
+        if released {
+            tracing::info!(lease = self.lease.name, "lease released");
+        }
     }
 
     async fn perform(&mut self, ask: Ask) {
@@ -211,6 +223,7 @@ impl Candidate {
         let changed = self.leading.send_if_modified(|leading| std::mem::replace(leading, leads) != leads);
         match (changed, leads) {
             (true, true) => tracing::info!(lease = self.lease.name, "leading"),
+            (true, false) if self.stopping => {}
             (true, false) => {
                 let holder = self.election.holder().unwrap_or("nobody");
                 tracing::warn!(lease = self.lease.name, holder, "not leading any more");

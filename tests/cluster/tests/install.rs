@@ -35,7 +35,7 @@ async fn cluster() -> Result<&'static Cluster> {
             let names = ["customresourcedefinition.apiextensions.k8s.io", "--all"];
             cluster.kubectl(&[&["wait", "--for=condition=Established", "--timeout=30s"], &names[..]].concat()).await?;
             // Established is said a moment before every handler knows the kind.
-            let known = || async { Ok(cluster.find("/apis/headwater.dev/v1alpha1/gatewaysettings").await?) };
+            let known = || cluster.find("/apis/headwater.dev/v1alpha1/gatewaysettings");
             wait::eventually(std::time::Duration::from_secs(30), known).await?;
             Ok(cluster)
         })

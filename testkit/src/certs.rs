@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use base64::Engine as _;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
@@ -44,6 +45,11 @@ impl Authority {
     /// The authority's certificate in PEM: `ca.crt`.
     pub fn pem(&self) -> String {
         self.issuer.pem()
+    }
+
+    /// The authority's certificate as the API has it in JSON: `caBundle` of a webhook.
+    pub fn ca_bundle(&self) -> String {
+        base64::engine::general_purpose::STANDARD.encode(self.pem())
     }
 
     /// The authority's certificate in DER.

@@ -22,10 +22,18 @@
 
 mod api;
 mod audit;
+mod container;
+mod egress;
 mod identity;
+mod network;
+mod node;
+mod pod;
+mod probe;
 mod programs;
+mod scheduler;
 mod scratch;
 mod servers;
+mod status;
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -33,7 +41,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -44,6 +52,9 @@ use self::api::Clients;
 pub use self::audit::AuditedRequest;
 use self::identity::Pki;
 pub use self::identity::TokenKubeconfig;
+pub use self::network::{Network, Outside};
+pub use self::node::Node;
+pub use self::pod::RunningPod;
 use self::programs::Programs;
 use self::scratch::{Scratch, Starter};
 use self::servers::{Etcd, Port, Settings};
@@ -70,7 +81,7 @@ pub struct Cluster {
     logs: Mutex<Vec<Log>>,
     clients: Clients,
     admin: PathBuf,
-    pki: Pki,
+    pki: Arc<Pki>,
     etcd: Etcd,
     port: Port,
     settings: Settings,
@@ -135,7 +146,7 @@ impl Builder {
         let programs = Programs::find();
         let (scratch, starter) = (Scratch::new()?, Starter::new()?);
         let dir = scratch.path();
-        let (pki, etcd, port) = (Pki::new(dir)?, Etcd::new(dir), Port::reserve()?);
+        let (pki, etcd, port) = (Arc::new(Pki::new(dir)?), Etcd::new(dir), Port::reserve()?);
         let admin = pki.certificate("admin", &server(&port), "admin", Some("system:masters"))?;
         let (etcd_process, log) = starter.spawn(&etcd.command(&programs)?, dir)?;
         let cluster = Cluster {

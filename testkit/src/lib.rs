@@ -1,4 +1,5 @@
-//! What tests are built from: origins, clients, certificates, manifest directories, and hosts in network namespaces.
+//! What tests are built from: origins, clients, certificates, manifest directories, hosts in network namespaces, and
+//! Kubernetes clusters.
 //!
 //! Every operation has a deadline and says in its error what did not happen; nothing sleeps.
 //!

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -36,9 +37,7 @@ impl Cluster {
         if let Some(client) = locked(&self.clients.0).get(&runtime) {
             return Ok(client.clone());
         }
-        let kubeconfig = Kubeconfig::read_from(self.kubeconfig())?;
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        let client = Client::try_from(config)?;
+        let client = connect(self.kubeconfig()).await?;
         Ok(locked(&self.clients.0).entry(runtime).or_insert(client).clone())
     }
 
@@ -111,17 +110,34 @@ impl Cluster {
     }
 
     async fn call(&self, method: Method, path: &str, kind: &str, body: Option<&Value>) -> kube::Result<Value> {
-        let service = |error: anyhow::Error| kube::Error::Service(error.into());
-        let client = self.client().await.map_err(service)?;
-        let body = body.map_or_else(Vec::new, |value| value.to_string().into_bytes());
-        let mut request = Request::builder().method(method).uri(path);
-        if !body.is_empty() {
-            request = request.header(http::header::CONTENT_TYPE, kind);
-        }
-        let request = request.body(body).map_err(|error| service(error.into()))?;
-        match tokio::time::timeout(REQUEST_DEADLINE, client.request(request)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(service(anyhow::anyhow!("no answer within {REQUEST_DEADLINE:?}"))),
-        }
+        let client = self.client().await.map_err(|error| kube::Error::Service(error.into()))?;
+        call(&client, method, path, kind, body).await
     }
+}
+
+/// Sends a request with a body of a content type, and returns the object of the answer.
+pub(super) async fn call(
+    client: &Client,
+    method: Method,
+    path: &str,
+    kind: &str,
+    body: Option<&Value>,
+) -> kube::Result<Value> {
+    let body = body.map_or_else(Vec::new, |value| value.to_string().into_bytes());
+    let mut request = Request::builder().method(method).uri(path);
+    if !body.is_empty() {
+        request = request.header(http::header::CONTENT_TYPE, kind);
+    }
+    let request = request.body(body).map_err(|error| kube::Error::Service(error.into()))?;
+    match tokio::time::timeout(REQUEST_DEADLINE, client.request(request)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(kube::Error::Service(format!("no answer within {REQUEST_DEADLINE:?}").into())),
+    }
+}
+
+/// A client that authenticates by a kubeconfig.
+pub(super) async fn connect(kubeconfig: &Path) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
 }

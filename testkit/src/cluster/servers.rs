@@ -11,9 +11,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::audit;
 use super::identity::{ISSUER, Pki};
 use super::programs::Programs;
+use super::{audit, egress};
 use crate::wait::DEADLINE;
 
 /// A port of 127.0.0.1 that only processes of the same user can listen on, those that share ports: it stays ours while
@@ -134,6 +134,9 @@ pub(super) fn apiserver(
     flag("service-cluster-ip-range", &"10.96.0.0/16,fd00:10:96::/112");
     // Pods come with what service account they like, and whoever runs them mounts its token.
     flag("disable-admission-plugins", &"ServiceAccount");
+    let egress = dir.join("egress.json");
+    std::fs::write(&egress, egress::configuration(dir).to_string())?;
+    flag("egress-selector-config-file", &egress);
     flag("v", &"0");
     if settings.audit {
         let policy = dir.join("audit-policy.yaml");

@@ -147,12 +147,17 @@ impl Process {
     pub fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
         wait::value(deadline, || self.ended()).with_context(|| format!("{} still runs", self.log.title))
     }
+
+    /// Kills it and waits for that.
+    pub(crate) fn kill(&mut self) {
+        // Both fail only for a process that has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only for a process that has ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }

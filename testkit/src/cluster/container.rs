@@ -199,8 +199,13 @@ pub(super) fn headwater() -> Result<PathBuf> {
         name => name.into_owned(),
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
-    build.args(["build", "--quiet", "--package", "headwater", "--profile", &profile, "--target-dir"]).arg(target);
+    // Whoever waits for it may be gone before it ends.
+    let mut build = Command::new("setpriv");
+    build
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(cargo)
+        .args(["build", "--quiet", "--package", "headwater", "--profile", &profile, "--target-dir"])
+        .arg(target);
     let output = build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).output().context("run cargo")?;
     ensure!(output.status.success(), "build of headwater: {}", String::from_utf8_lossy(&output.stderr));
     Ok(folder.join("headwater"))

@@ -24,8 +24,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 type Key = (String, String);
 
 enum Seen {
-    Pod(Event<Pod>),
-    Node(Event<Node>),
+    Pod(Box<Event<Pod>>),
+    Node(Box<Event<Node>>),
     Failed,
 }
 
@@ -33,21 +33,21 @@ enum Seen {
 pub(super) async fn run(client: Client) {
     let pods = watcher(Api::all(client.clone()), watcher::Config::default());
     let nodes = watcher(Api::all(client.clone()), watcher::Config::default());
-    let pods = pods.map(|event| event.map_or(Seen::Failed, Seen::Pod));
-    let nodes = nodes.map(|event| event.map_or(Seen::Failed, Seen::Node));
+    let pods = pods.map(|event| event.map_or(Seen::Failed, |event| Seen::Pod(Box::new(event))));
+    let nodes = nodes.map(|event| event.map_or(Seen::Failed, |event| Seen::Node(Box::new(event))));
     let mut seen = pin!(stream::select(pods, nodes));
     let (mut pods, mut nodes) = (BTreeMap::new(), BTreeMap::new());
     let mut again = false;
     loop {
         let event = tokio::select! {
             event = seen.next() => event,
-            () = tokio::time::sleep(PAUSE), if again => Some(Seen::Pod(Event::InitDone)),
+            () = tokio::time::sleep(PAUSE), if again => Some(Seen::Pod(Box::new(Event::InitDone))),
         };
         match event {
             Some(Seen::Pod(event)) => {
-                apply(&mut pods, event, |pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone()));
+                apply(&mut pods, *event, |pod| (pod.metadata.namespace.clone(), pod.metadata.name.clone()));
             }
-            Some(Seen::Node(event)) => apply(&mut nodes, event, |node| (None, node.metadata.name.clone())),
+            Some(Seen::Node(event)) => apply(&mut nodes, *event, |node| (None, node.metadata.name.clone())),
             // The API server is away; the watch goes on when it is asked again.
             Some(Seen::Failed) => tokio::time::sleep(PAUSE).await,
             None => return,

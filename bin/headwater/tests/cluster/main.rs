@@ -1,0 +1,8 @@
+//! Both roles as programs against a real API server: with the rights that the installation gives them, with kubectl
+//! or raw requests as the user's client.
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod controller;
+mod gateway;
+mod outage;
+mod support;

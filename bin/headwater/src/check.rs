@@ -6,16 +6,17 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use headwater_control::Findings;
+use headwater_control::{Extent, Findings};
 use headwater_kube_io::{UnknownKind, read_dir, read_str};
 use headwater_model::finding::Severity;
 use headwater_translate::Options;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Directory of manifests, or `-` for standard input
+    /// Directory of manifests, or `-` for standard input, which may lack kinds: what is only named is not missed then
     source: PathBuf,
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    /// Form of the answer
+    #[arg(short, long, value_enum, value_name = "FORM", default_value_t = Output::Text)]
     output: Output,
 }
 
@@ -26,7 +27,8 @@ enum Output {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let reading = if args.source.as_os_str() == "-" {
+    let part = args.source.as_os_str() == "-";
+    let reading = if part {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("standard input")?;
         read_str("stdin", &text)
@@ -40,7 +42,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         read_dir(&args.source)
     };
     let objects = reading.objects.len();
-    let (findings, unknown) = headwater_control::check(reading, Options::embedded());
+    let extent = if part { Extent::Part } else { Extent::Whole };
+    let (findings, unknown) = headwater_control::check(reading, Options::embedded(), extent);
     match args.output {
         Output::Text => print(&text(&findings, objects)),
         Output::Json => print(&json(&findings, &unknown, objects)?),

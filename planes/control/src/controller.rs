@@ -249,7 +249,9 @@ fn register_writes(registry: &Registry, writer: &StatusWriter) {
         registry.counter_fn(name, help, move || value(&totals).load(Ordering::Relaxed));
     };
     counter("status_writes", "Statuses written", |totals| &totals.written);
-    counter("status_conflicts", "Statuses left alone because another controller keeps them", |totals| &totals.conflicts);
+    counter("status_conflicts", "Statuses left alone because another controller keeps them", |totals| {
+        &totals.conflicts
+    });
     counter("status_write_failures", "Statuses that could not be written at once", |totals| &totals.failed);
     counter("events", "Events written, or counted again", |totals| &totals.events);
     counter("event_failures", "Events that could not be written", |totals| &totals.events_failed);

@@ -18,7 +18,7 @@ mod source;
 pub mod status;
 mod what_if;
 
-pub use check::check;
+pub use check::{Extent, check};
 pub use controller::{Controller, Oracle, Publish};
 pub use findings::Findings;
 pub use run::{Adapt, Control};

@@ -82,7 +82,7 @@ fn obeyed(kind: &str, namespace: &str, name: &str, field: &str, pairs: &BTreeMap
     }
     let reading = headwater_kube_io::read_str("all.json", &object.to_string());
     assert_eq!(reading.objects.len(), 1, "{:#?}", reading.findings);
-    let (findings, _) = headwater_control::check(reading, Options::embedded());
+    let (findings, _) = headwater_control::check(reading, Options::embedded(), headwater_control::Extent::Whole);
     let warned: BTreeSet<&str> = findings
         .iter()
         .filter(|finding| finding.reason == "NotImplemented")

@@ -37,7 +37,7 @@ pub(crate) struct ClusterArgs {
     /// Serve Ingresses without a class when no IngressClass is the default
     #[arg(long)]
     watch_ingress_without_class: bool,
-    /// ConfigMap of ingress-nginx, as namespace/name [default: ingress-nginx/ingress-nginx-controller if it exists]
+    /// ConfigMap of ingress-nginx, as namespace/name [default: ingress-nginx-controller of namespace ingress-nginx, else of default, if it exists]
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced_name)]
     configmap: Option<NamespacedName>,
     /// Service for requests that no Ingress wants, as namespace/name; its first port counts

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
-use headwater_admission::{AdmissionConfig, AdmissionMetrics, AdmissionServer, Candidate, Certificate, Judge, Lives, Managed};
+use headwater_admission::{
+    AdmissionConfig, AdmissionMetrics, AdmissionServer, Candidate, Certificate, Judge, Lives, Managed,
+};
 use headwater_control::status::{StatusWriter, clear_all, parse_address};
 use headwater_control::{Controller, Oracle, Publish};
 use headwater_kube_io::{ApiServer, Leadership, LeaseName, Timing, unique_identity};
@@ -39,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "headwater-controller", value_name = "NAME")]
     lease_name: String,
     /// Address of the admin port: metrics, health, status
-    #[arg(long, default_value_t = admin::DEFAULT_ADDRESS)]
+    #[arg(long, default_value_t = admin::DEFAULT_ADDRESS, value_name = "ADDRESS")]
     admin: SocketAddr,
     #[command(flatten)]
     webhook: WebhookArgs,

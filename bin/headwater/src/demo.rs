@@ -20,10 +20,10 @@ use crate::running::{Running, ServeArgs, stop_signal};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Port for plain HTTP; 0 takes a free one
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
     http: u16,
     /// Port for HTTPS; 0 takes a free one
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
     https: u16,
 }
 

@@ -21,7 +21,7 @@ use headwater_process::telemetry::{self, LogFormat, LogLevel};
 #[command(name = "headwater", version, propagate_version = true)]
 struct Cli {
     /// Log level, or a filter such as `info,headwater_gateway=debug` [default: $HEADWATER_LOG, else info]
-    #[arg(long, global = true)]
+    #[arg(long, global = true, value_name = "LEVEL")]
     log: Option<String>,
     /// Log as JSON lines
     #[arg(long, global = true)]

@@ -22,19 +22,19 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Clone, clap::Args)]
 pub(crate) struct ServeArgs {
     /// Address of the admin port: metrics, health, status, snapshot
-    #[arg(long, default_value_t = admin::DEFAULT_ADDRESS)]
+    #[arg(long, default_value_t = admin::DEFAULT_ADDRESS, value_name = "ADDRESS")]
     pub(crate) admin: SocketAddr,
     /// Threads that serve [default: one for each core]
-    #[arg(long)]
+    #[arg(long, value_name = "NUMBER")]
     pub(crate) workers: Option<usize>,
     /// How long requests may take to finish after a stop was asked for
-    #[arg(long, default_value = "30s", value_parser = duration)]
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
     pub(crate) drain: Duration,
     /// How long connections are still taken after readiness was withdrawn: until load balancers have noticed
-    #[arg(long, default_value = "0s", value_parser = duration)]
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = duration)]
     pub(crate) pre_stop_delay: Duration,
     /// File of the access log; `-` is standard output
-    #[arg(long, default_value = "-")]
+    #[arg(long, default_value = "-", value_name = "FILE")]
     pub(crate) access_log: PathBuf,
 }
 

@@ -10,11 +10,11 @@ use crate::check::print;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Admin port of the gateway to ask
-    #[arg(long, default_value_t = headwater_process::admin::DEFAULT_ADDRESS)]
+    /// Admin port of the gateway or controller to ask
+    #[arg(long, default_value_t = headwater_process::admin::DEFAULT_ADDRESS, value_name = "ADDRESS")]
     admin: SocketAddr,
-    /// `text` or `json`
-    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
+    /// Form of the answer
+    #[arg(short, long, default_value = "text", value_name = "FORM", value_parser = ["text", "json"])]
     output: String,
 }
 

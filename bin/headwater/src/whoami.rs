@@ -8,16 +8,16 @@ use headwater_whoami::Whoami;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Name of the instance, repeated in every answer
-    #[arg(long, default_value = "whoami")]
+    #[arg(long, default_value = "whoami", value_name = "NAME")]
     name: String,
     /// Where to serve HTTP/1.1, HTTP/2, gRPC and WebSocket; may be repeated
-    #[arg(long, default_value = "[::]:8080")]
+    #[arg(long, default_value = "[::]:8080", value_name = "ADDRESS")]
     listen: Vec<SocketAddr>,
-    /// Where to serve raw TCP
-    #[arg(long)]
+    /// Where to serve raw TCP; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
     tcp: Vec<SocketAddr>,
-    /// Where to answer UDP
-    #[arg(long)]
+    /// Where to answer UDP; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
     udp: Vec<SocketAddr>,
     /// Accept a PROXY protocol header, and show it
     #[arg(long)]

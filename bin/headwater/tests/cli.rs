@@ -532,3 +532,14 @@ fn every_line_that_the_demo_prints_keeps_its_promise() -> Result<()> {
     assert!(!folder.exists(), "the demo cleans up");
     Ok(())
 }
+
+#[test]
+fn the_page_of_flags_is_what_the_program_prints() -> Result<()> {
+    let output = headwater().arg("flags").output()?;
+    ensure!(output.status.success(), "{output:?}");
+    let printed = String::from_utf8(output.stdout)?;
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/flags.md"))?;
+    let differs = printed.lines().zip(page.lines()).find(|(printed, written)| printed != written);
+    ensure!(printed == page, "write it anew: cargo run -- flags > docs/flags.md (first difference: {differs:?})");
+    Ok(())
+}

@@ -44,8 +44,11 @@ pub fn check(reading: Reading, options: Options, extent: Extent) -> (Findings, V
     (Findings::new(findings), reading.unknown_kinds)
 }
 
-/// Kinds that may be missing from a part of a cluster, and what is found only because they are.
-const UNREAD: [(Kind, fn(&Finding) -> bool); 3] = [
+/// Whether a finding is there only because nothing of a kind was read.
+type Follows = fn(&Finding) -> bool;
+
+/// Kinds that may be missing from a part of a cluster.
+const UNREAD: [(Kind, Follows); 3] = [
     (Kind::Service, |finding| finding.reason == "MissingReference" && finding.field.ends_with("ackend")),
     (Kind::EndpointSlice, |finding| finding.reason == "NoEndpoints"),
     (Kind::Secret, |finding| finding.reason == "MissingReference" && is_about_secrets(finding)),

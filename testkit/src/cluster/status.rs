@@ -116,7 +116,6 @@ impl Report {
             "podIP": self.pod_ips.first(),
             "podIPs": self.pod_ips.iter().map(address).collect::<Vec<_>>(),
             "startTime": self.since,
-            "qosClass": "BestEffort",
             "containerStatuses": self.containers.iter().map(ContainerReport::status).collect::<Vec<_>>(),
         } })
     }

@@ -22,7 +22,9 @@ pub enum TlsError {
     Versions { versions: &'static str, source: rustls::Error },
     #[error("certificate authority {index} is not usable (give DER of an X.509 version 3 certificate)")]
     Authority { index: usize, source: rustls::Error },
-    #[error("clients cannot be verified by these authorities (give the certificate of the authority that issues theirs)")]
+    #[error(
+        "clients cannot be verified by these authorities (give the certificate of the authority that issues theirs)"
+    )]
     ClientVerifier { source: rustls::server::VerifierBuilderError },
     #[error("{name:?} is not the name of a server (give a DNS name or an address)")]
     ServerName { name: String },

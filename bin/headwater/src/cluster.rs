@@ -101,21 +101,22 @@ impl ClusterArgs {
 
     /// What both roles watch; `own` is the namespace of Headwater, whose settings count wherever Ingresses are read.
     pub(crate) fn selection(&self, own: &str, observe: bool) -> Selection {
-        let mut namespaces = self.watch_namespaces.clone();
-        if !namespaces.is_empty() && !namespaces.iter().any(|namespace| namespace == own) {
-            namespaces.push(own.to_owned());
-        }
         Selection {
             kinds: vec![Kind::Service, Kind::EndpointSlice, Kind::GatewaySettings, Kind::IngressClass, Kind::Ingress],
-            namespaces,
+            namespaces: self.namespaces(own),
             namespace_selector: self.watch_namespace_selector.clone(),
+            always: vec![own.to_owned()],
             observe,
         }
     }
 
-    /// Those that are watched; empty: all.
-    pub(crate) fn namespaces(&self) -> &[String] {
-        &self.watch_namespaces
+    /// Those that are watched; empty: all. Headwater's own is among them, for its settings.
+    pub(crate) fn namespaces(&self, own: &str) -> Vec<String> {
+        let mut namespaces = self.watch_namespaces.clone();
+        if !namespaces.is_empty() && !namespaces.iter().any(|namespace| namespace == own) {
+            namespaces.push(own.to_owned());
+        }
+        namespaces
     }
 
     /// Namespace of the Leases.

@@ -76,7 +76,7 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
     let server = args.cluster.connect().await?;
     let namespace = args.cluster.namespace(&server);
     if args.clear_status {
-        let cleared = clear_all(&server, args.cluster.namespaces()).await.context("status")?;
+        let cleared = clear_all(&server, &args.cluster.namespaces(&namespace)).await.context("status")?;
         tracing::info!(cleared, "every status that Headwater wrote is given up");
         return Ok(ExitCode::SUCCESS);
     }

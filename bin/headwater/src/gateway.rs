@@ -1,7 +1,6 @@
 //! `headwater gateway`: serves what an API server asks for, and tells the controller how it does.
 
 use std::collections::BTreeMap;
-use std::net::Ipv6Addr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -70,9 +69,8 @@ async fn report(
         let (now, found) = (applied.borrow_and_update().clone(), findings.borrow_and_update().clone());
         if now.generation != 0 {
             let listeners = now.listeners.into_iter().map(|listener| {
-                let (address, port) = listener
-                    .address
-                    .map_or((Ipv6Addr::UNSPECIFIED.into(), 0), |address| (address.ip(), address.port()));
+                let place = listener.address.unwrap_or(listener.asked);
+                let (address, port) = (place.ip(), place.port());
                 let (name, origin, error) = (listener.name.to_string(), listener.origin, listener.error);
                 ListenerReport { name, origin, address, port, error }
             });

@@ -42,14 +42,21 @@ fn text<'a>(value: &'a Value, key: &str) -> &'a str {
 }
 
 fn table(status: &Value) -> String {
-    let mut lines = vec![
-        format!("headwater {}, snapshot {}", text(status, "version"), status["generation"]),
-        String::new(),
-        format!("{:<17} {:<25} {:<9} STATE", "LISTENER", "ADDRESS", "PROTOCOL"),
-    ];
+    let mut lines = Vec::new();
+    match status["leading"].as_bool() {
+        Some(leading) => {
+            let role = if leading { "it leads" } else { "another leads" };
+            lines.push(format!("headwater {}, controller, {role}", text(status, "version")));
+        }
+        None => lines.extend([
+            format!("headwater {}, snapshot {}", text(status, "version"), status["generation"]),
+            String::new(),
+            format!("{:<17} {:<25} {:<9} STATE", "LISTENER", "ADDRESS", "PROTOCOL"),
+        ]),
+    }
     for listener in list(status, "listeners") {
         let state = listener["error"].as_str().unwrap_or("listening");
-        let address = listener["address"].as_str().unwrap_or("-");
+        let address = listener["address"].as_str().or(listener["asked"].as_str()).unwrap_or("-");
         lines.push(format!("{:<17} {address:<25} {:<9} {state}", text(listener, "name"), text(listener, "protocol")));
     }
     if list(status, "findings").next().is_some() {

@@ -361,14 +361,16 @@ async fn objects_count_while_the_labels_of_their_namespace_are_selected() {
     fake.put(NAMESPACES, "", "b", label("other"));
     fake.put(INGRESSES, "a", "x", class("1"));
     fake.put(INGRESSES, "b", "x", class("1"));
-    let mut told =
-        Told::start(&fake, Selection { namespace_selector: Some("team=web".to_owned()), ..ingresses() }).await;
-    assert_eq!(keys(told.next().await), ["+a/x"]);
+    fake.put(INGRESSES, "own", "x", class("1"));
+    let namespace_selector = Some("team=web".to_owned());
+    let selection = Selection { namespace_selector, always: vec!["own".to_owned()], ..ingresses() };
+    let mut told = Told::start(&fake, selection).await;
+    assert_eq!(keys(told.next().await), ["+a/x", "+own/x"]);
     fake.put(NAMESPACES, "", "c", label("web"));
     fake.put(INGRESSES, "c", "x", class("1"));
-    told.until(&["a/x 1", "c/x 1"]).await;
+    told.until(&["a/x 1", "c/x 1", "own/x 1"]).await;
     fake.delete(NAMESPACES, "", "a");
-    told.until(&["c/x 1"]).await;
+    told.until(&["c/x 1", "own/x 1"]).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use headwater_model::finding::Finding;
 use headwater_model::gateway::HostPattern;
-use headwater_model::origin::NamespacedName;
+use headwater_model::origin::{Kind, NamespacedName};
 
 use crate::environment::GatewayId;
 use crate::pools::PoolKey;
@@ -56,6 +56,7 @@ impl Findings {
 pub fn is_about_secrets(finding: &Finding) -> bool {
     match finding.reason {
         "InvalidCertificate" | "HostNotCovered" | "Expired" => true,
+        "Forbidden" => finding.object.as_ref().is_some_and(|object| object.kind == Kind::Secret),
         "MissingReference" => finding.field.starts_with("spec.tls") || finding.field == "spec.upstream.tls.ca",
         _ => false,
     }

@@ -60,6 +60,8 @@ pub struct ListenerStatus {
     pub name: Arc<str>,
     pub origin: headwater_model::origin::Origin,
     pub protocol: Protocol,
+    /// Where it is asked to listen; port 0 for any.
+    pub asked: SocketAddr,
     /// Where it listens; the port is the real one even if the settings say 0.
     pub address: Option<SocketAddr>,
     /// Why it does not, or not fully.
@@ -140,6 +142,7 @@ impl Applier {
                 name: listener.name.clone(),
                 origin: listener.origin.clone(),
                 protocol: listener.protocol,
+                asked: SocketAddr::new(listener.address, listener.port),
                 address: None,
                 error: None,
             };

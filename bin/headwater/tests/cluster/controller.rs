@@ -169,6 +169,11 @@ async fn what_is_wrong_becomes_an_event_once_also_what_only_the_gateway_can_see(
     };
     let notes = wait::eventually(PATIENCE, both).await.with_context(|| admin.stderr())?;
     assert_eq!(notes.len(), 2, "{notes:#?}");
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_headwater"))
+        .args(["status", "--admin", &admin.admin.to_string()])
+        .output()?;
+    let status = String::from_utf8(status.stdout)?;
+    assert!(status.contains("controller, it leads") && status.contains("does not exist"), "{status}");
     let described = cluster.kubectl(&["-n", &namespace, "describe", "ingress", "app"]).await?;
     assert!(described.stdout.contains("MissingReference"), "{}", described.stdout);
 

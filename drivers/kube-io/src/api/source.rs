@@ -43,6 +43,8 @@ pub struct Selection {
     pub namespaces: Vec<String>,
     /// Label selector over Namespaces: objects in others count as absent, but for those asked for by name.
     pub namespace_selector: Option<String>,
+    /// Namespaces that the selector cannot leave out.
+    pub always: Vec<String>,
     /// Fills [`Batch::observed`] for the kinds whose status somebody writes or reads.
     pub observe: bool,
 }
@@ -115,6 +117,7 @@ impl ApiServerSource {
         let kinds: BTreeSet<Kind> = selection.kinds.into_iter().collect();
         let namespaces: BTreeSet<String> = selection.namespaces.into_iter().collect();
         if let Some(labels) = selection.namespace_selector {
+            source.store.keep(selection.always.into_iter().map(Arc::from));
             source.store.select(BTreeSet::new());
             let scope = Scope { labels: Some(labels.into()), ..Scope::whole(Kind::Namespace, "") };
             let id = source.watch(scope, true);

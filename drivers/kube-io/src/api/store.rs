@@ -33,6 +33,8 @@ pub(crate) struct Store {
     told: BTreeMap<ObjectKey, Told>,
     /// The namespaces whose objects count; `None`: all of them do.
     namespaces: Option<BTreeSet<Arc<str>>>,
+    /// Namespaces that are selected in any case.
+    always: BTreeSet<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -77,8 +79,14 @@ impl Store {
         self.list(scope, Vec::new());
     }
 
+    /// Namespaces that count whatever is selected.
+    pub(crate) fn keep(&mut self, namespaces: impl IntoIterator<Item = Arc<str>>) {
+        self.always.extend(namespaces);
+    }
+
     /// Lets only objects of these namespaces count, and those without a namespace or asked for by name.
-    pub(crate) fn select(&mut self, namespaces: BTreeSet<Arc<str>>) {
+    pub(crate) fn select(&mut self, mut namespaces: BTreeSet<Arc<str>>) {
+        namespaces.extend(self.always.iter().cloned());
         let before = self.namespaces.clone();
         let is_selected = |set: &Option<BTreeSet<Arc<str>>>, key: &ObjectKey| {
             set.as_ref().is_none_or(|set| set.contains(&key.id.namespace))

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use headwater_kube_io::{ApiServer, ApiServerSource, Batch, DirectoryError, DirectorySource, Selection};
 use headwater_model::cluster::{Change, Cluster, Object};
+use headwater_model::finding::Finding;
 use headwater_model::gateway::GatewaySnapshot;
 use headwater_model::origin::ObjectKey;
 use headwater_process::metrics::Registry;
@@ -85,7 +86,11 @@ struct State {
     /// What the source was asked for last.
     wanted: Arc<BTreeSet<ObjectKey>>,
     /// Translated, and not published yet.
-    unpublished: Option<(Arc<GatewaySnapshot>, Findings)>,
+    unpublished: Option<Arc<GatewaySnapshot>>,
+    /// Findings as translated and as read, when they last changed.
+    found: Option<(Arc<[Finding]>, Vec<Finding>)>,
+    /// Not reported yet.
+    unreported: Option<Findings>,
     /// Objects that changed since the last publication.
     objects: usize,
 }
@@ -122,6 +127,8 @@ impl State {
             report,
             wanted: Arc::default(),
             unpublished: None,
+            found: None,
+            unreported: None,
             objects: 0,
         };
         (state, snapshots, findings)
@@ -142,14 +149,22 @@ impl State {
             self.source.want(&self.wanted);
         }
         self.objects += keys.len();
-        let located = translation.findings.iter().cloned().map(|finding| self.source.locate(finding));
-        let findings = Findings::new(batch.findings.into_iter().chain(located));
-        self.unpublished = Some((translation.snapshot, findings));
+        self.unpublished = Some(translation.snapshot);
+        let same = self.found.as_ref().is_some_and(|(translated, read)| {
+            Arc::ptr_eq(translated, &translation.findings) && *read == batch.findings
+        });
+        // Most changes change nothing here, and there may be thousands. Lines move with every edit of a file.
+        if !same || self.source.has_lines() {
+            let located = translation.findings.iter().cloned().map(|finding| self.source.locate(finding));
+            self.unreported = Some(Findings::new(batch.findings.iter().cloned().chain(located)));
+            self.found = Some((translation.findings, batch.findings));
+        }
     }
 
     fn publish(&mut self) {
-        let Some((snapshot, findings)) = self.unpublished.take() else { return };
-        if !Arc::ptr_eq(&snapshot, &self.publisher.load()) {
+        if let Some(snapshot) = self.unpublished.take()
+            && !Arc::ptr_eq(&snapshot, &self.publisher.load())
+        {
             tracing::info!(
                 generation = snapshot.generation,
                 objects = std::mem::take(&mut self.objects),
@@ -158,7 +173,9 @@ impl State {
             );
             self.publisher.publish(snapshot);
         }
-        findings.log_changes(&self.report.borrow());
-        self.report.send_replace(Arc::new(findings));
+        if let Some(findings) = self.unreported.take() {
+            findings.log_changes(&self.report.borrow());
+            self.report.send_replace(Arc::new(findings));
+        }
     }
 }

@@ -36,6 +36,11 @@ impl Source {
         }
     }
 
+    /// Whether findings have lines, which move.
+    pub(crate) fn has_lines(&self) -> bool {
+        matches!(self, Self::Directory(_))
+    }
+
     /// Adds file and line, where there are files.
     pub(crate) fn locate(&self, finding: Finding) -> Finding {
         match self {

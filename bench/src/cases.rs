@@ -1,5 +1,6 @@
 //! The cases, and the lab they run in.
 
+mod control_plane;
 mod memory;
 mod requests;
 mod route_edit;
@@ -49,6 +50,9 @@ pub(crate) enum Case {
     /// Memory after 1 MiB responses, and for each of 10,000 idle connections
     #[value(name = "memory")]
     Memory,
+    /// Both roles in a cluster of 5,000 Ingresses: start, single changes, status, a minute at rest
+    #[value(name = "control-plane")]
+    ControlPlane,
 }
 
 impl Case {
@@ -62,6 +66,7 @@ impl Case {
         match self {
             Self::RouteEdit => route_edit::run(lab),
             Self::Memory => memory::run(lab),
+            Self::ControlPlane => control_plane::run(lab),
             Self::Rules10k => requests::rules(lab),
             other => requests::peers(lab, other),
         }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::process;
+
 /// Share of a core that may be busy in a quiet moment.
 const QUIET: f64 = 0.15;
 
@@ -23,8 +25,17 @@ impl CoreTimes {
     /// When the machine has no such core.
     pub(crate) fn of(core: usize) -> Result<Self> {
         let stat = fs::read_to_string("/proc/stat").context("/proc/stat")?;
-        parse_core(&stat, core, rustix::param::clock_ticks_per_second())
+        parse_core(&stat, &core.to_string(), rustix::param::clock_ticks_per_second())
             .with_context(|| format!("core {core} is not online: /proc/stat has no line for it"))
+    }
+
+    /// The sum over all cores.
+    ///
+    /// # Errors
+    /// When `/proc/stat` cannot be read.
+    pub(crate) fn of_all() -> Result<Self> {
+        let stat = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+        parse_core(&stat, "", rustix::param::clock_ticks_per_second()).context("/proc/stat has no line for all cores")
     }
 
     pub(crate) fn since(self, earlier: Self) -> Self {
@@ -33,7 +44,7 @@ impl CoreTimes {
 }
 
 /// user, nice, system, irq and softirq of `cpuN`; idle and iowait are not work, steal is kept apart.
-fn parse_core(stat: &str, core: usize, ticks_per_second: u64) -> Option<CoreTimes> {
+fn parse_core(stat: &str, core: &str, ticks_per_second: u64) -> Option<CoreTimes> {
     let name = format!("cpu{core} ");
     let fields: Vec<u64> = stat
         .lines()
@@ -44,6 +55,33 @@ fn parse_core(stat: &str, core: usize, ticks_per_second: u64) -> Option<CoreTime
     let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = fields[..] else { return None };
     let time = |ticks: u64| Duration::from_secs_f64(ticks as f64 / ticks_per_second as f64);
     Some(CoreTimes { busy: time(user + nice + system + irq + softirq), steal: time(steal) })
+}
+
+/// What all cores did for others than this process and its descendants, from a moment on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Foreign {
+    from: Instant,
+    busy: Duration,
+    own: Duration,
+}
+
+impl Foreign {
+    /// # Errors
+    /// When `/proc/stat` cannot be read.
+    pub(crate) fn from_now() -> Result<Self> {
+        Ok(Self { from: Instant::now(), busy: CoreTimes::of_all()?.busy, own: process::cpu_with_descendants() })
+    }
+
+    /// Share of all cores, in percent. What descendants did that have ended since counts as foreign.
+    ///
+    /// # Errors
+    /// As [`Foreign::from_now`].
+    pub(crate) fn percent(self) -> Result<f64> {
+        let now = Self::from_now()?;
+        let foreign = now.busy.saturating_sub(self.busy).saturating_sub(now.own.saturating_sub(self.own));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+        Ok(100.0 * foreign.as_secs_f64() / now.from.duration_since(self.from).as_secs_f64() / cores)
+    }
 }
 
 /// What waiting came to.
@@ -114,9 +152,9 @@ mod tests {
     #[test]
     fn idle_and_iowait_are_not_busy_and_steal_is_apart() {
         let stat = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 10 20 30 1000 500 5 35 7 0 0\ncpu1 0 0 0 0 0 0 0 0 0 0\n";
-        let times = parse_core(stat, 0, 100).unwrap();
+        let times = parse_core(stat, "0", 100).unwrap();
         assert_eq!((times.busy, times.steal), (Duration::from_secs(1), Duration::from_millis(70)));
-        assert!(parse_core(stat, 2, 100).is_none());
+        assert!(parse_core(stat, "2", 100).is_none());
     }
 
     #[test]

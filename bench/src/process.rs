@@ -55,11 +55,7 @@ impl Process {
 
     /// Run time of all threads of the process and its descendants so far.
     pub(crate) fn cpu(&self) -> Duration {
-        let threads = tree(self.child.id()).into_iter().flat_map(|pid| {
-            let tasks = fs::read_dir(format!("/proc/{pid}/task"));
-            tasks.into_iter().flatten().flatten().map(|task| task.path())
-        });
-        threads.filter_map(|task| parse_schedstat(&fs::read_to_string(task.join("schedstat")).ok()?)).sum()
+        tree_cpu(self.child.id())
     }
 
     /// Proportional set size of the process and its descendants, in bytes.
@@ -86,6 +82,19 @@ impl Drop for Process {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Run time of all threads of this process and its descendants so far.
+pub(crate) fn cpu_with_descendants() -> Duration {
+    tree_cpu(std::process::id())
+}
+
+fn tree_cpu(root: u32) -> Duration {
+    let threads = tree(root).into_iter().flat_map(|pid| {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+        tasks.into_iter().flatten().flatten().map(|task| task.path())
+    });
+    threads.filter_map(|task| parse_schedstat(&fs::read_to_string(task.join("schedstat")).ok()?)).sum()
 }
 
 /// A process and its descendants, parents first.

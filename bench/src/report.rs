@@ -13,6 +13,8 @@ pub(crate) struct Section {
     pub(crate) case: String,
     pub(crate) title: String,
     pub(crate) table: Table,
+    /// What does not fit into the same columns.
+    pub(crate) more_tables: Vec<Table>,
     pub(crate) checks: Vec<Check>,
     pub(crate) notes: Vec<String>,
     /// Every run, kept or not.
@@ -29,7 +31,7 @@ pub(crate) struct Table {
 #[derive(Debug, Serialize)]
 pub(crate) struct Check {
     pub(crate) what: String,
-    /// `x`, `ms`, `MiB` or `KiB`.
+    /// `x`, `ms`, `MiB`, `KiB` or `requests`.
     pub(crate) unit: &'static str,
     pub(crate) value: Option<Spread>,
     pub(crate) goal: f64,
@@ -73,6 +75,9 @@ impl fmt::Display for Table {
 impl fmt::Display for Section {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "## {}: {}\n\n{}", self.case, self.title, self.table)?;
+        for table in &self.more_tables {
+            writeln!(f, "{table}")?;
+        }
         let mut goals = Table::new(&["figure", "median (min-max)", "goal", "stretch", "verdict"]);
         for check in &self.checks {
             let value = check.value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2} {}", check.unit));

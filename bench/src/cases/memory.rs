@@ -85,6 +85,7 @@ pub(super) fn run(lab: &Lab) -> Result<Section> {
             "after {RESPONSES} responses of 1 MiB on each of {CONNECTIONS} connections; {idle} idle connections"
         ),
         table,
+        more_tables: Vec::new(),
         checks: vec![
             Check { what: "PSS after 1 MiB traffic".to_owned(), unit: "MiB", value: after, goal: 15.0, stretch: 8.0 },
             Check { what: "each idle connection".to_owned(), unit: "KiB", value: per_idle, goal: 16.0, stretch: 6.0 },

@@ -228,7 +228,8 @@ fn section(
     let rows = names.iter().map(|name| row(runs, name, bases)).collect();
     let notes = vec![noise(lab, runs)];
     let raw = serde_json::to_value(runs).unwrap_or_default();
-    Section { case: case.to_string(), title: title.to_owned(), table: Table { header, rows }, checks, notes, raw }
+    let (case, title, table) = (case.to_string(), title.to_owned(), Table { header, rows });
+    Section { case, title, table, more_tables: Vec::new(), checks, notes, raw }
 }
 
 fn row(runs: &[Run], name: &str, bases: &[&str]) -> Vec<String> {

@@ -73,6 +73,7 @@ pub(super) fn run(lab: &Lab) -> Result<Section> {
         case: Case::RouteEdit.to_string(),
         title: "one of 5,000 rules edited, until the first request that sees it".to_owned(),
         table,
+        more_tables: Vec::new(),
         checks: vec![
             Check { what: "edit to live".to_owned(), unit: "ms", value: spread, goal: 10.0, stretch: 3.0 },
             Check {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use headwater_model::cluster::{Change, Cluster, Object};
-use headwater_model::finding::{Finding, Severity};
+use headwater_model::finding::Finding;
 use headwater_model::origin::{Kind, ObjectKey};
 use headwater_translate::Translator;
 
@@ -14,7 +14,7 @@ pub struct Consequences {
     pub own: Vec<Finding>,
     /// What was wrong with it before.
     pub before: Vec<Finding>,
-    /// What would newly be wrong with others because of it: errors only.
+    /// What others would lose to it.
     pub others: Vec<Finding>,
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn what_if(cluster: &mut Cluster, translator: &mut Translator, change
     translator.apply(cluster, std::slice::from_ref(&key), now);
     let known: HashSet<&Finding> = before.iter().collect();
     let others = after.iter().filter(|finding| {
-        finding.severity == Severity::Error && finding.object.as_ref() != Some(&key) && !known.contains(finding)
+        finding.reason == "Conflict" && finding.object.as_ref() != Some(&key) && !known.contains(finding)
     });
     Consequences { own: about(&after), before: about(&before), others: others.cloned().collect() }
 }
@@ -82,7 +82,8 @@ spec: {rules: [{host: shop.example, http: {paths: [{path: /, pathType: Prefix, b
 ";
 
     fn ingress(name: &str, created: &str, path: &str) -> Change {
-        let text = CLUSTER.split("---").nth(1).unwrap().replace("old,", &format!("{name},")).replace("/old", path);
+        let text =
+            CLUSTER.split("---").nth(1).unwrap().replace("name: old", &format!("name: {name}")).replace("/old", path);
         let reading = read_str("a.yaml", &text.replace("2026-01-01", created));
         Change::Set(reading.objects[0].0.clone())
     }

@@ -1,6 +1,7 @@
 //! Headwater beside nginx and HAProxy: CPU per request, throughput, latency and memory, on the same cores in one run.
 //!
-//! Everything happens in a network namespace of its own. The proxy has one core, load and origin share another.
+//! Everything happens in a network namespace of its own. The proxy has one core, load and origin share another; only in
+//! case `control-plane`, which starts a whole cluster, everything shares both.
 //! `docs/benchmarks.md` says how it is measured and how far to trust it.
 
 mod cases;
@@ -41,7 +42,7 @@ struct RunArgs {
     /// Case to run; may be given several times [default: all]
     #[arg(long = "case", value_enum)]
     cases: Vec<Case>,
-    /// Rounds; each runs every proxy once, in shuffled order
+    /// Rounds; each runs every proxy once, in shuffled order; `control-plane`: starts of each role
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Length of a run in seconds

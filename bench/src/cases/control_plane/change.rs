@@ -60,8 +60,8 @@ enum Sight {
 /// What became of changes of one kind.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Outcome {
-    /// Milliseconds from the API server's answer to the end of the first response that shows the change, sorted.
-    /// Below 0: it was seen before the answer.
+    /// Milliseconds from the API server's answer to the end of the first response that shows the change, in
+    /// their order. Below 0: it was seen before the answer.
     pub(super) times_ms: Vec<f64>,
     /// Requests of the probe.
     requests: u64,
@@ -100,7 +100,6 @@ pub(super) fn run(lab: &Lab, site: &Site, kind: Kind) -> Result<Outcome> {
         ensure!(change.judge(&first) == Sight::Before, "before {change:?} came {first:?}");
         make(site, &change, connection, &mut outcome).with_context(|| format!("{change:?}"))?;
     }
-    outcome.times_ms.sort_by(f64::total_cmp);
     if kind == Kind::NewHost {
         for number in 0..CHANGES {
             site.runtime.block_on(site.delete_ingress(&format!("new-{number}")))?;
@@ -175,7 +174,9 @@ impl Outcome {
 
     /// Cells of a table: p50, p99, most, mean, requests of the probe, wrong responses.
     pub(super) fn cells(&self) -> Vec<String> {
-        let share = |share| percentile(&self.times_ms, share).map_or_else(String::new, |time| format!("{time:.2}"));
+        let mut sorted = self.times_ms.clone();
+        sorted.sort_by(f64::total_cmp);
+        let share = |share| percentile(&sorted, share).map_or_else(String::new, |time| format!("{time:.2}"));
         let mean = self.times_ms.iter().sum::<f64>() / self.times_ms.len() as f64;
         let count = self.times_ms.len().to_string();
         let (requests, wrong) = (self.requests.to_string(), self.wrong.to_string());

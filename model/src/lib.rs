@@ -6,6 +6,7 @@ pub mod client;
 pub mod cluster;
 pub mod finding;
 pub mod gateway;
+pub mod nat;
 pub mod object;
 pub mod observed;
 pub mod origin;

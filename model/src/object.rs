@@ -100,7 +100,10 @@ pub struct Metadata {
 }
 
 macro_rules! object {
-    ($(#[$doc:meta])* $name:ident { $($(#[$attr:meta])* $field:ident : $type:ty),* $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident { $($body:tt)* }) => {
+        object! { $(#[$doc])* $name, status Ignored { $($body)* } }
+    };
+    ($(#[$doc:meta])* $name:ident, status $status:ty { $($(#[$attr:meta])* $field:ident : $type:ty),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -111,7 +114,7 @@ macro_rules! object {
             pub kind: Ignored,
             pub metadata: Metadata,
             #[serde(default)]
-            pub status: Ignored,
+            pub status: $status,
             $($(#[$attr])* pub $field: $type,)*
         }
 
@@ -144,7 +147,7 @@ object! {
 
 object! {
     /// `v1` Service.
-    Service {
+    Service, status ServiceStatus {
         #[serde(default)]
         spec: ServiceSpec,
     }
@@ -172,26 +175,65 @@ pub struct ServiceSpec {
     pub external_ips: Vec<String>,
     #[serde(default)]
     pub selector: Ignored,
-    #[serde(default)]
-    pub session_affinity: Ignored,
-    #[serde(default)]
-    pub session_affinity_config: Ignored,
+    /// `None` (the word, default) or `ClientIP`.
+    pub session_affinity: Option<String>,
+    pub session_affinity_config: Option<SessionAffinityConfig>,
     #[serde(default, rename = "loadBalancerIP")]
     pub load_balancer_ip: Ignored,
+    /// CIDRs that may speak to the addresses in `status.loadBalancer.ingress`; empty: all.
     #[serde(default)]
-    pub load_balancer_source_ranges: Ignored,
+    pub load_balancer_source_ranges: Vec<String>,
     #[serde(default)]
     pub load_balancer_class: Ignored,
     #[serde(default)]
     pub allocate_load_balancer_node_ports: Ignored,
-    #[serde(default)]
-    pub health_check_node_port: Ignored,
+    pub health_check_node_port: Option<u16>,
     #[serde(default)]
     pub ip_families: Ignored,
     #[serde(default)]
     pub ip_family_policy: Ignored,
     #[serde(default)]
     pub traffic_distribution: Ignored,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct SessionAffinityConfig {
+    #[serde(rename = "clientIP")]
+    pub client_ip: Option<ClientIpConfig>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientIpConfig {
+    /// Seconds, 1 to 86400; default 10800.
+    pub timeout_seconds: Option<i32>,
+}
+
+/// What a load balancer's controller says of a Service. Readers of an API server leave it out: see `slim` there.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceStatus {
+    #[serde(default)]
+    pub load_balancer: LoadBalancerStatus,
+    #[serde(default)]
+    pub conditions: Ignored,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct LoadBalancerStatus {
+    #[serde(default)]
+    pub ingress: Vec<LoadBalancerIngress>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LoadBalancerIngress {
+    pub ip: Option<String>,
+    pub hostname: Option<String>,
+    /// `VIP` (default): packets arrive with this address, and nodes take them. `Proxy`: they do not (KEP-1860).
+    pub ip_mode: Option<String>,
+    #[serde(default)]
+    pub ports: Ignored,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -214,8 +256,8 @@ pub struct ServicePort {
     pub target_port: Option<IntOrString>,
     /// `kubernetes.io/h2c`, `https`, ... (KEP-3726).
     pub app_protocol: Option<String>,
-    #[serde(default)]
-    pub node_port: Ignored,
+    /// 0 and silence: none.
+    pub node_port: Option<u16>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
@@ -239,6 +281,9 @@ object! {
 /// The label that names a slice's Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
+/// The label that leaves a Service to another proxy.
+pub const SERVICE_PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub enum AddressType {
     #[default]
@@ -260,10 +305,26 @@ pub struct SliceEndpoint {
     pub hostname: Ignored,
     #[serde(default)]
     pub target_ref: Ignored,
-    #[serde(default)]
-    pub hints: Ignored,
+    /// Boxed: few slices have them.
+    pub hints: Option<Box<EndpointHints>>,
     #[serde(default)]
     pub deprecated_topology: Ignored,
+}
+
+/// Where an endpoint should be used from (KEP-2433, KEP-3015). Both silent: from everywhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointHints {
+    #[serde(default)]
+    pub for_zones: Vec<HintFor>,
+    #[serde(default)]
+    pub for_nodes: Vec<HintFor>,
+}
+
+/// Name of a zone or a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct HintFor {
+    pub name: String,
 }
 
 /// Silent means: ready true, serving as ready, terminating false.

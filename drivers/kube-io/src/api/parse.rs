@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use headwater_model::cluster::Object;
 use headwater_model::finding::{Finding, Location};
-use headwater_model::object::{ConfigMap, GatewaySettings, Ingress, IngressClass, Namespace, Secret, Service};
+use headwater_model::object::{ConfigMap, GatewaySettings, Ingress, IngressClass, Namespace, Secret};
 use headwater_model::observed::{Condition, Observed, PublishedAddress};
 use headwater_model::origin::{Kind, ObjectKey};
 use serde::Deserialize;
@@ -88,7 +88,7 @@ impl Parser {
         let key = ObjectKey::new(self.kind, namespace, name);
         let object = match self.kind {
             Kind::Namespace => self.object::<Namespace>(&key, json, |_| {}),
-            Kind::Service => self.object::<Service>(&key, json, |_| {}),
+            Kind::Service => self.object(&key, json, slim::service),
             Kind::EndpointSlice => self.object(&key, json, slim::endpoint_slice),
             Kind::Secret => self.object::<Secret>(&key, json, |_| {}),
             Kind::ConfigMap => self.object::<ConfigMap>(&key, json, |_| {}),

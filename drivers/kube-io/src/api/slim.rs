@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use ahash::AHashSet;
-use headwater_model::object::{EndpointSlice, Metadata, SERVICE_NAME_LABEL};
+use headwater_model::object::{
+    EndpointSlice, Metadata, SERVICE_NAME_LABEL, SERVICE_PROXY_NAME_LABEL, Service, ServiceStatus,
+};
 
 /// Annotations that somebody reads begin with one of these.
 const ANNOTATIONS: [&str; 5] = [
@@ -15,7 +17,7 @@ const ANNOTATIONS: [&str; 5] = [
 ];
 
 /// Labels that somebody reads.
-const LABELS: [&str; 1] = [SERVICE_NAME_LABEL];
+const LABELS: [&str; 2] = [SERVICE_NAME_LABEL, SERVICE_PROXY_NAME_LABEL];
 
 /// Names that many objects share, each held once.
 #[derive(Debug, Default)]
@@ -41,12 +43,19 @@ pub(crate) fn metadata(metadata: &mut Metadata, names: &mut Names) {
     names.share(&mut metadata.namespace);
 }
 
-/// Gives back the room that lists grew beyond their length.
+/// Drops what a load balancer says of the Service: it changes often, and no gateway reads it here. Who publishes the
+/// addresses reads them as `Observed`.
+pub(crate) fn service(service: &mut Service) {
+    service.status = ServiceStatus::default();
+}
+
+/// Gives back the room that lists grew beyond their length, and drops the hints: they are for node proxies.
 pub(crate) fn endpoint_slice(slice: &mut EndpointSlice) {
     slice.endpoints.shrink_to_fit();
     slice.ports.shrink_to_fit();
     for endpoint in &mut slice.endpoints {
         endpoint.addresses.shrink_to_fit();
+        endpoint.hints = None;
     }
 }
 
@@ -75,6 +84,27 @@ mod tests {
         metadata(&mut slimmed, &mut Names::default());
         assert_eq!(slimmed.annotations.keys().collect::<Vec<_>>(), kept);
         assert_eq!(slimmed.labels.keys().collect::<Vec<_>>(), [SERVICE_NAME_LABEL]);
+    }
+
+    #[test]
+    fn a_status_or_hint_is_no_change_to_a_gateway() {
+        let of = |json: &str| -> Service {
+            let mut read: Service = serde_json::from_str(json).unwrap();
+            service(&mut read);
+            read
+        };
+        let named = r#"{"metadata": {"name": "web"}, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}"#;
+        assert_eq!(of(named), of(r#"{"metadata": {"name": "web"}}"#));
+        let of = |hints: &str| -> EndpointSlice {
+            let json = format!(
+                r#"{{"metadata": {{"name": "web-1"}}, "addressType": "IPv4",
+                    "endpoints": [{{"addresses": ["10.0.0.1"]{hints}}}]}}"#
+            );
+            let mut read: EndpointSlice = serde_json::from_str(&json).unwrap();
+            endpoint_slice(&mut read);
+            read
+        };
+        assert_eq!(of(r#", "hints": {"forZones": [{"name": "a"}]}"#), of(""));
     }
 
     #[test]

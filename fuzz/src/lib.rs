@@ -8,6 +8,7 @@ mod path;
 pub use headwater_admission::fuzz as admission_review;
 pub use headwater_client_address::fuzz::{proxy_header, request as forwarding_headers};
 pub use headwater_kube_io::fuzz_read as manifests;
+pub use headwater_nft::fuzz as netlink_decode;
 pub use host::host;
 pub use http1::{http1_chunked, http1_request, http1_response};
 pub use path::path;
@@ -25,6 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("http1_request", http1_request),
     ("http1_response", http1_response),
     ("manifests", manifests),
+    ("netlink_decode", netlink_decode),
     ("path", path),
     ("proxy_header", proxy_header),
     ("x_forwarded_for", x_forwarded_for),

@@ -93,6 +93,7 @@ fn only_its_owner_names_a_library_of_the_outside() {
         // The tests' kubelet is a peer of its own.
         ("kube", &["drivers/kube-io", "testkit"]),
         ("notify", &["drivers/kube-io"]),
+        ("netlink-sys", &["drivers/nft", "drivers/netlink"]),
         ("saphyr-parser", &["drivers/kube-io"]),
         ("hyper", &["process"]),
         ("prometheus-client", &["process"]),

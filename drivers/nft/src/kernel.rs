@@ -314,6 +314,9 @@ mod tests {
         batch.encode(FIRST)
     }
 
+    /// Index of a message, error number, offset of an attribute.
+    type Said = (u32, i32, Option<u32>);
+
     /// The kernel's answer to the message with this index.
     fn answer(index: u32, errno: i32, offset: Option<u32>) -> Vec<u8> {
         let mut payload = (-errno).to_ne_bytes().to_vec();
@@ -340,7 +343,7 @@ mod tests {
     #[test]
     fn answers_become_one_outcome() {
         let (eperm, enoent, enomem, einval) = (1, 2, 12, 22);
-        let cases: [(&[(u32, i32, Option<u32>)], bool, &str); 13] = [
+        let cases: [(&[Said], bool, &str); 13] = [
             (&[(3, 0, None)], false, "applied"),
             (&[(3, 0, None)], true, "netlink answers were lost: read the sets again"),
             (&[], false, "netlink: no answer to batch in 10 s"),

@@ -1,5 +1,7 @@
 //! Whatever a socket brings: no panic, and what is understood is written as it was read.
 
+#![allow(clippy::unwrap_used, reason = "what a test cannot make or read fails it")]
+
 use headwater_nft::{
     Batch, Element, Family, Field, Key, Kind, Mark, Name, Port, Proto, Set, Table, Tuple, Verdict, fuzz,
 };

@@ -1,6 +1,7 @@
 //! Bytes: the same as those of nft 1.0.6, as strace shows them (x86_64; the header is in the machine's byte order).
 
 #![cfg(target_endian = "little")]
+#![allow(clippy::unwrap_used, reason = "what a test cannot make or read fails it")]
 
 use headwater_nft::decode::{self, Answer};
 use headwater_nft::{Batch, Element, Family, Field, Key, Kind, Mark, Name, Port, Proto, Set, Table, Tuple, Verdict};

@@ -1,5 +1,7 @@
 //! The kernel: in network namespaces of their own, as root.
 
+#![allow(clippy::unwrap_used, reason = "what a test cannot make or read fails it")]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 

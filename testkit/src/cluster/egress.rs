@@ -82,7 +82,7 @@ async fn connect(stream: &mut UnixStream, client: &Client, fabric: Host) -> Resu
                 port.namespace, port.service
             );
             let slices = call(client, Method::GET, &slices, "", None).await?;
-            endpoint(&slices, &port.port)
+            endpoint(&slices, &port.port, wanted.ip())
                 .with_context(|| format!("service {}/{} has no ready endpoint", port.namespace, port.service))?
         }
     };
@@ -129,14 +129,17 @@ fn service_port(services: &Value, address: SocketAddr) -> Option<ServicePort> {
     })
 }
 
-/// A ready endpoint of a Service for the port of that name.
-fn endpoint(slices: &Value, port: &str) -> Option<SocketAddr> {
+/// A ready endpoint of a Service for the port of that name, of the family of its address, as a service proxy has it.
+fn endpoint(slices: &Value, port: &str, wanted: IpAddr) -> Option<SocketAddr> {
     slices["items"].as_array()?.iter().find_map(|slice| {
         let ports = slice["ports"].as_array()?;
         let port = ports.iter().find(|found| found["name"].as_str().unwrap_or_default() == port)?["port"].as_u64()?;
         let endpoints = slice["endpoints"].as_array()?;
         let ready = endpoints.iter().find(|endpoint| endpoint["conditions"]["ready"] == true)?;
         let address: IpAddr = ready["addresses"][0].as_str()?.parse().ok()?;
+        if address.is_ipv4() != wanted.is_ipv4() {
+            return None;
+        }
         Some(SocketAddr::new(address, u16::try_from(port).ok()?))
     })
 }
@@ -162,13 +165,18 @@ mod tests {
             assert_eq!(service_port(&services, address.parse().unwrap()), None, "{address}");
         }
         let slices = json!({ "items": [{
+            "ports": [{ "name": "web", "port": 8443 }],
+            "endpoints": [{ "addresses": ["fd00:10:244:1::3"], "conditions": { "ready": true } }],
+        }, {
             "ports": [{ "name": "other", "port": 8080 }, { "name": "web", "port": 8443 }],
             "endpoints": [
                 { "addresses": ["10.244.1.2"], "conditions": { "ready": false } },
                 { "addresses": ["10.244.1.3"], "conditions": { "ready": true } },
             ],
         }] });
-        assert_eq!(endpoint(&slices, "web"), Some("10.244.1.3:8443".parse().unwrap()));
-        assert_eq!(endpoint(&slices, "gone"), None);
+        for (wanted, found) in [("10.96.0.9", "10.244.1.3:8443"), ("fd00:10:96::9", "[fd00:10:244:1::3]:8443")] {
+            assert_eq!(endpoint(&slices, "web", wanted.parse().unwrap()), Some(found.parse().unwrap()));
+        }
+        assert_eq!(endpoint(&slices, "gone", "10.96.0.9".parse().unwrap()), None);
     }
 }

@@ -131,11 +131,13 @@ async fn helm_installs_it_and_a_pod_on_another_node_sees_the_real_client() -> Re
         let namespace = cluster.namespace("shop").await?;
         let manifests = format!("{APP}{}{}", backend("node-1"), backend("node-2"));
         // The webhook must answer, by its Service's name and with a certificate of its own making.
+        let last = std::cell::RefCell::new(String::new());
         let applied = || async {
             let output = cluster.try_apply(&manifests, &["-n", &namespace]).await?;
+            last.replace(output.stdout + &output.stderr);
             Ok(output.success.then_some(()))
         };
-        eventually(ROLLOUT, applied).await?;
+        eventually(ROLLOUT, applied).await.with_context(|| last.take())?;
 
         // Through the first node to the pods of both.
         let client = network.outside("client")?;

@@ -6,7 +6,7 @@ use headwater_model::finding::{Finding, Severity};
 use headwater_model::origin::Kind;
 use headwater_translate::{Options, Translator, is_about_secrets};
 
-use crate::source::locate;
+use crate::findings::located;
 use crate::{Findings, clock};
 
 /// How much of a cluster was read.
@@ -27,8 +27,8 @@ pub fn check(reading: Reading, options: Options, extent: Extent) -> (Findings, V
         cluster.apply(&Change::Set(object.clone()));
     }
     let translation = Translator::new(options).apply(&cluster, &keys, clock::now());
-    let located = translation.findings.iter().cloned().map(|finding| locate(finding, |k, f| reading.locate(k, f)));
-    let mut findings: Vec<Finding> = reading.findings.iter().cloned().chain(located).collect();
+    let translated = translation.findings.iter().cloned().map(|finding| located(finding, |k, f| reading.locate(k, f)));
+    let mut findings: Vec<Finding> = reading.findings.iter().cloned().chain(translated).collect();
     if extent == Extent::Part {
         let refused: Vec<Kind> =
             reading.findings.iter().filter_map(|found| Some(found.object.as_ref()?.kind)).collect();

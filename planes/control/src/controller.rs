@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering;
 
 use headwater_kube_io::{ApiServer, ApiServerSource, Batch, Selection};
 use headwater_model::cluster::{Change, Cluster};
-use headwater_model::finding::Finding;
 use headwater_model::observed::{Observed, PublishedAddress};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 use headwater_process::metrics::Registry;
@@ -19,6 +18,7 @@ use headwater_translate::{Options, Served, Translator};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::findings::Report;
 use crate::status::{ServedAs, StatusEvent, StatusWriter, published_by};
 use crate::what_if::{Consequences, what_if};
 use crate::{Findings, clock, metrics};
@@ -75,7 +75,7 @@ impl Controller {
         let source = ApiServerSource::start(server, selection);
         metrics::register(registry, source.health());
         register_writes(registry, &writer);
-        let (report, findings) = watch::channel(Arc::default());
+        let (report, findings) = Report::new();
         let (first, started) = watch::channel(false);
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let (stop, stopped) = oneshot::channel();
@@ -88,7 +88,6 @@ impl Controller {
             publish,
             published: None,
             writer,
-            told: None,
             report,
             first,
         };
@@ -142,9 +141,7 @@ struct State {
     publish: Publish,
     published: Option<Vec<PublishedAddress>>,
     writer: StatusWriter,
-    /// Findings as translated and as read that were told last.
-    told: Option<(Arc<[Finding]>, Vec<Finding>)>,
-    report: watch::Sender<Arc<Findings>>,
+    report: Report,
     first: watch::Sender<bool>,
 }
 
@@ -197,15 +194,7 @@ impl State {
                 _ => {}
             }
         }
-        let unchanged = self.told.as_ref().is_some_and(|(translated, read)| {
-            Arc::ptr_eq(translated, &translation.findings) && *read == batch.findings
-        });
-        if !unchanged {
-            let all = batch.findings.iter().chain(&*translation.findings).cloned();
-            let findings = Arc::new(Findings::new(all));
-            findings.log_changes(&self.report.borrow());
-            self.told = Some((translation.findings, batch.findings));
-            self.report.send_replace(findings.clone());
+        if let Some(findings) = self.report.update(translation.findings, batch.findings, None) {
             self.writer.tell(StatusEvent::Findings(findings)).await;
         }
         if self.source.pending() == 0 && !*self.first.borrow() {

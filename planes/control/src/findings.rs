@@ -1,9 +1,13 @@
 //! What is wrong with the objects right now.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use headwater_model::finding::{Finding, Severity};
+use headwater_kube_io::DirectorySource;
+use headwater_model::finding::{Finding, Location, Severity};
+use headwater_model::origin::ObjectKey;
 use serde::Serialize;
+use tokio::sync::watch;
 
 /// All findings, worst first, each once.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -29,7 +33,7 @@ impl Findings {
     }
 
     /// Logs what is new since `before`, and what was mended.
-    pub(crate) fn log_changes(&self, before: &Self) {
+    fn log_changes(&self, before: &Self) {
         let known: BTreeSet<&Finding> = before.0.iter().collect();
         let now: BTreeSet<&Finding> = self.0.iter().collect();
         for finding in self.0.iter().filter(|finding| !known.contains(finding)) {
@@ -45,6 +49,55 @@ impl Findings {
     }
 }
 
+/// Where findings are reported. There may be thousands, and most changes change none of them.
+pub(crate) struct Report {
+    sender: watch::Sender<Arc<Findings>>,
+    /// As translated and as read, when they were last gathered.
+    gathered: Option<(Arc<[Finding]>, Vec<Finding>)>,
+}
+
+impl Report {
+    pub(crate) fn new() -> (Self, watch::Receiver<Arc<Findings>>) {
+        let (sender, receiver) = watch::channel(Arc::default());
+        (Self { sender, gathered: None }, receiver)
+    }
+
+    /// Gathers, logs and reports findings; `None` when they are those of the last time.
+    ///
+    /// `files` are where the objects stand, if they do in files: lines move with every edit.
+    pub(crate) fn update(
+        &mut self,
+        translated: Arc<[Finding]>,
+        read: Vec<Finding>,
+        files: Option<&DirectorySource>,
+    ) -> Option<Arc<Findings>> {
+        let known = self.gathered.as_ref();
+        let same = known.is_some_and(|(before, said)| Arc::ptr_eq(before, &translated) && *said == read);
+        if same && files.is_none() {
+            return None;
+        }
+        let located = translated.iter().cloned().map(|finding| match files {
+            Some(files) => located(finding, |key, field| files.locate(key, field)),
+            None => finding,
+        });
+        let findings = Arc::new(Findings::new(read.iter().cloned().chain(located)));
+        self.gathered = Some((translated, read));
+        findings.log_changes(&self.sender.borrow());
+        self.sender.send_replace(findings.clone());
+        Some(findings)
+    }
+}
+
+/// Adds file and line to a finding that names object and field.
+pub(crate) fn located(mut finding: Finding, find: impl Fn(&ObjectKey, &str) -> Option<Location>) -> Finding {
+    if finding.location.is_none()
+        && let Some(object) = &finding.object
+    {
+        finding.location = find(object, &finding.field);
+    }
+    finding
+}
+
 impl<'a> IntoIterator for &'a Findings {
     type Item = &'a Finding;
     type IntoIter = std::slice::Iter<'a, Finding>;
@@ -56,7 +109,7 @@ impl<'a> IntoIterator for &'a Findings {
 
 #[cfg(test)]
 mod tests {
-    use headwater_model::origin::{Kind, ObjectKey};
+    use headwater_model::origin::Kind;
 
     use super::*;
 

@@ -12,10 +12,11 @@ use headwater_model::gateway::GatewaySnapshot;
 use headwater_model::origin::ObjectKey;
 use headwater_process::metrics::Registry;
 use headwater_process::publish::{Publisher, Subscriber, publish};
-use headwater_translate::{Options, Translator};
+use headwater_translate::{Options, Translation, Translator};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+use crate::findings::Report;
 use crate::source::Source;
 use crate::{Findings, clock, metrics};
 
@@ -82,15 +83,11 @@ struct State {
     translator: Translator,
     adapt: Adapt,
     publisher: Publisher<GatewaySnapshot>,
-    report: watch::Sender<Arc<Findings>>,
+    report: Report,
     /// What the source was asked for last.
     wanted: Arc<BTreeSet<ObjectKey>>,
-    /// Translated, and not published yet.
-    unpublished: Option<Arc<GatewaySnapshot>>,
-    /// Findings as translated and as read, when they last changed.
-    found: Option<(Arc<[Finding]>, Vec<Finding>)>,
-    /// Not reported yet.
-    unreported: Option<Findings>,
+    /// Translated, and not published yet; with the findings of the source.
+    unpublished: Option<(Translation, Vec<Finding>)>,
     /// Objects that changed since the last publication.
     objects: usize,
 }
@@ -117,7 +114,7 @@ impl State {
         adapt: Adapt,
     ) -> (Self, Subscriber<GatewaySnapshot>, watch::Receiver<Arc<Findings>>) {
         let (publisher, snapshots) = publish(GatewaySnapshot::default());
-        let (report, findings) = watch::channel(Arc::default());
+        let (report, findings) = Report::new();
         let state = Self {
             source,
             cluster: Cluster::default(),
@@ -127,8 +124,6 @@ impl State {
             report,
             wanted: Arc::default(),
             unpublished: None,
-            found: None,
-            unreported: None,
             objects: 0,
         };
         (state, snapshots, findings)
@@ -145,26 +140,16 @@ impl State {
         }
         let translation = self.translator.apply(&self.cluster, &keys, clock::now());
         if !Arc::ptr_eq(&self.wanted, &translation.wanted) {
-            self.wanted = translation.wanted;
+            self.wanted = translation.wanted.clone();
             self.source.want(&self.wanted);
         }
         self.objects += keys.len();
-        self.unpublished = Some(translation.snapshot);
-        let same = self.found.as_ref().is_some_and(|(translated, read)| {
-            Arc::ptr_eq(translated, &translation.findings) && *read == batch.findings
-        });
-        // Most changes change nothing here, and there may be thousands. Lines move with every edit of a file.
-        if !same || self.source.has_lines() {
-            let located = translation.findings.iter().cloned().map(|finding| self.source.locate(finding));
-            self.unreported = Some(Findings::new(batch.findings.iter().cloned().chain(located)));
-            self.found = Some((translation.findings, batch.findings));
-        }
+        self.unpublished = Some((translation, batch.findings));
     }
 
     fn publish(&mut self) {
-        if let Some(snapshot) = self.unpublished.take()
-            && !Arc::ptr_eq(&snapshot, &self.publisher.load())
-        {
+        let Some((Translation { snapshot, findings, .. }, read)) = self.unpublished.take() else { return };
+        if !Arc::ptr_eq(&snapshot, &self.publisher.load()) {
             tracing::info!(
                 generation = snapshot.generation,
                 objects = std::mem::take(&mut self.objects),
@@ -173,9 +158,6 @@ impl State {
             );
             self.publisher.publish(snapshot);
         }
-        if let Some(findings) = self.unreported.take() {
-            findings.log_changes(&self.report.borrow());
-            self.report.send_replace(Arc::new(findings));
-        }
+        self.report.update(findings, read, self.source.files());
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use headwater_kube_io::{ApiServerSource, Batch, DirectorySource};
-use headwater_model::finding::{Finding, Location};
 use headwater_model::origin::ObjectKey;
 
 /// A directory of manifests, or an API server.
@@ -36,26 +35,11 @@ impl Source {
         }
     }
 
-    /// Whether findings have lines, which move.
-    pub(crate) fn has_lines(&self) -> bool {
-        matches!(self, Self::Directory(_))
-    }
-
-    /// Adds file and line, where there are files.
-    pub(crate) fn locate(&self, finding: Finding) -> Finding {
+    /// The directory, if it is one.
+    pub(crate) fn files(&self) -> Option<&DirectorySource> {
         match self {
-            Self::Directory(source) => locate(finding, |key, field| source.locate(key, field)),
-            Self::ApiServer(_) => finding,
+            Self::Directory(source) => Some(source),
+            Self::ApiServer(_) => None,
         }
     }
-}
-
-/// Adds file and line to a finding that names object and field.
-pub(crate) fn locate(mut finding: Finding, find: impl Fn(&ObjectKey, &str) -> Option<Location>) -> Finding {
-    if finding.location.is_none()
-        && let Some(object) = &finding.object
-    {
-        finding.location = find(object, &finding.field);
-    }
-    finding
 }

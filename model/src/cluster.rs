@@ -68,6 +68,21 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// The object of that key, as last read.
+    pub fn get(&self, key: &ObjectKey) -> Option<Object> {
+        let id = &key.id;
+        match key.kind {
+            Kind::Namespace => self.namespaces.get(id).cloned().map(Object::Namespace),
+            Kind::Service => self.services.get(id).cloned().map(Object::Service),
+            Kind::EndpointSlice => self.endpoint_slices.get(id).cloned().map(Object::EndpointSlice),
+            Kind::Secret => self.secrets.get(id).cloned().map(Object::Secret),
+            Kind::ConfigMap => self.config_maps.get(id).cloned().map(Object::ConfigMap),
+            Kind::IngressClass => self.ingress_classes.get(id).cloned().map(Object::IngressClass),
+            Kind::Ingress => self.ingresses.get(id).cloned().map(Object::Ingress),
+            Kind::GatewaySettings => self.gateway_settings.get(id).cloned().map(Object::GatewaySettings),
+        }
+    }
+
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::Set(object) => {

@@ -61,12 +61,7 @@ pub(crate) struct ClusterArgs {
 }
 
 pub(crate) fn namespaced_name(text: &str) -> Result<NamespacedName, String> {
-    match text.split_once('/') {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
-            Ok(NamespacedName::new(namespace, name))
-        }
-        _ => Err("it takes the form namespace/name".to_owned()),
-    }
+    NamespacedName::parse(text).ok_or_else(|| "it takes the form namespace/name".to_owned())
 }
 
 fn port(text: &str) -> Result<u16, String> {

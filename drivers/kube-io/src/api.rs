@@ -23,7 +23,7 @@ pub use event::{EventNote, EventWritten, NOTE_LIMIT, REPORTING_CONTROLLER};
 pub use health::{Counters, Health, WatchHealth, WatchState};
 pub use heartbeat::{
     FleetChange, FleetWatch, GatewayLease, HEARTBEAT_DURATION, HEARTBEAT_RENEW, Heartbeat, HeartbeatSettings,
-    REPORT_ANNOTATION, REPORT_LIMIT,
+    REPORT_ANNOTATION,
 };
 pub use lease::{Leadership, LeaseName, Timing, WriteGuard, unique_identity};
 pub use source::{ApiServerSource, Selection};

@@ -15,8 +15,8 @@ pub use api::{Access, ApiError, ApiServer};
 pub use api::{ApiServerSource, Counters, Health, Selection, WatchHealth, WatchState};
 pub use api::{
     EventNote, EventWritten, FIELD_MANAGER, FleetChange, FleetWatch, GatewayLease, HEARTBEAT_DURATION, HEARTBEAT_RENEW,
-    Heartbeat, HeartbeatSettings, Leadership, LeaseName, NOTE_LIMIT, REPORT_ANNOTATION, REPORT_LIMIT,
-    REPORTING_CONTROLLER, Timing, WriteGuard, unique_identity,
+    Heartbeat, HeartbeatSettings, Leadership, LeaseName, NOTE_LIMIT, REPORT_ANNOTATION, REPORTING_CONTROLLER, Timing,
+    WriteGuard, unique_identity,
 };
 pub use api::{ObjectWatch, StoredSecret, TrustedBundles};
 pub use batch::Batch;

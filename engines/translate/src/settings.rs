@@ -460,7 +460,7 @@ impl Reader<'_> {
 
     fn authorities(&mut self, reference: Option<&str>) -> Result<Vec<Vec<u8>>, String> {
         let text = reference.ok_or("CertificateAuthority needs a \"namespace/name\"")?;
-        let id = parse_reference(text).ok_or_else(|| format!("{text:?} is not \"namespace/name\""))?;
+        let id = NamespacedName::parse(text).ok_or_else(|| format!("{text:?} is not \"namespace/name\""))?;
         for kind in [Kind::Secret, Kind::ConfigMap] {
             self.reads.push(ObjectKey { kind, id: id.clone() });
         }
@@ -482,7 +482,7 @@ impl Reader<'_> {
     fn tls(&mut self, object: &ObjectKey, spec: &GatewaySettingsSpec) -> TlsPlan {
         let config = self.config();
         let default = match (spec.tls.default_certificate.as_deref(), &self.options.default_certificate) {
-            (Some(text), _) => match parse_reference(text) {
+            (Some(text), _) => match NamespacedName::parse(text) {
                 Some(id) => self.default_certificate(object, id),
                 None => {
                     let message = format!("{text:?} is not \"namespace/name\"; a self-signed certificate is used");
@@ -543,10 +543,4 @@ pub(crate) fn overlap(a: (IpAddr, u16), b: (IpAddr, u16)) -> bool {
 fn is_token(name: &str) -> bool {
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !name.is_empty() && name.len() <= 128 && name.bytes().all(token)
-}
-
-/// Reads `namespace/name`.
-pub(crate) fn parse_reference(text: &str) -> Option<NamespacedName> {
-    let (namespace, name) = text.split_once('/')?;
-    (!namespace.is_empty() && !name.is_empty() && !name.contains('/')).then(|| NamespacedName::new(namespace, name))
 }

@@ -2,9 +2,8 @@
 
 use std::collections::HashSet;
 
-use headwater_model::cluster::{Change, Cluster, Object};
+use headwater_model::cluster::{Change, Cluster};
 use headwater_model::finding::Finding;
-use headwater_model::origin::{Kind, ObjectKey};
 use headwater_translate::Translator;
 
 /// What a change would do to findings.
@@ -12,8 +11,6 @@ use headwater_translate::Translator;
 pub struct Consequences {
     /// What would be wrong with the object itself.
     pub own: Vec<Finding>,
-    /// What was wrong with it before.
-    pub before: Vec<Finding>,
     /// What others would lose to it.
     pub others: Vec<Finding>,
 }
@@ -23,36 +20,18 @@ pub struct Consequences {
 /// Costs what the change costs, twice.
 pub(crate) fn what_if(cluster: &mut Cluster, translator: &mut Translator, change: &Change, now: i64) -> Consequences {
     let key = change.key();
-    let about = |findings: &[Finding]| -> Vec<Finding> {
-        findings.iter().filter(|finding| finding.object.as_ref() == Some(&key)).cloned().collect()
-    };
-    let undo = current(cluster, &key).map_or_else(|| Change::Removed(key.clone()), Change::Set);
+    let undo = cluster.get(&key).map_or_else(|| Change::Removed(key.clone()), Change::Set);
     // Nothing changed: only to look at the findings.
     let before = translator.apply(cluster, &[], now).findings;
     cluster.apply(change);
     let after = translator.apply(cluster, std::slice::from_ref(&key), now).findings;
     cluster.apply(&undo);
     translator.apply(cluster, std::slice::from_ref(&key), now);
-    let known: HashSet<&Finding> = before.iter().collect();
-    let others = after.iter().filter(|finding| {
-        finding.reason == "Conflict" && finding.object.as_ref() != Some(&key) && !known.contains(finding)
-    });
-    Consequences { own: about(&after), before: about(&before), others: others.cloned().collect() }
-}
-
-fn current(cluster: &Cluster, key: &ObjectKey) -> Option<Object> {
-    let id = &key.id;
-    match key.kind {
-        Kind::Namespace => cluster.namespaces.get(id).cloned().map(Object::Namespace),
-        Kind::Service => cluster.services.get(id).cloned().map(Object::Service),
-        Kind::EndpointSlice => cluster.endpoint_slices.get(id).cloned().map(Object::EndpointSlice),
-        Kind::Secret => cluster.secrets.get(id).cloned().map(Object::Secret),
-        Kind::ConfigMap => cluster.config_maps.get(id).cloned().map(Object::ConfigMap),
-        Kind::IngressClass => cluster.ingress_classes.get(id).cloned().map(Object::IngressClass),
-        Kind::Ingress => cluster.ingresses.get(id).cloned().map(Object::Ingress),
-        Kind::GatewaySettings => cluster.gateway_settings.get(id).cloned().map(Object::GatewaySettings),
-        _ => None,
-    }
+    let is_own = |finding: &&Finding| finding.object.as_ref() == Some(&key);
+    let is_conflict = |finding: &&Finding| finding.reason == "Conflict" && !is_own(finding);
+    let known: HashSet<&Finding> = before.iter().filter(is_conflict).collect();
+    let others = after.iter().filter(is_conflict).filter(|finding| !known.contains(finding));
+    Consequences { own: after.iter().filter(is_own).cloned().collect(), others: others.cloned().collect() }
 }
 
 #[cfg(test)]
@@ -60,6 +39,7 @@ mod tests {
     use std::sync::Arc;
 
     use headwater_kube_io::read_str;
+    use headwater_model::origin::{Kind, ObjectKey};
     use headwater_translate::Options;
 
     use super::*;

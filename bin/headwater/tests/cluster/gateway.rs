@@ -10,7 +10,9 @@ use headwater_testkit::wait;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{NAMESPACE, PATIENCE, Role, apply, backend, class, credentials, ingress, service, shared, start};
+use crate::support::{
+    App, NAMESPACE, PATIENCE, Role, apply, backend, class, credentials, ingress, service, shared, start,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_are_served_and_every_edit_is_live() -> Result<()> {
@@ -269,11 +271,7 @@ async fn a_definition_that_is_installed_later_is_found() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_goes_before_the_listener_and_the_lease_goes_last() -> Result<()> {
     let cluster = shared().await?;
-    let namespace = cluster.namespace("drain").await?;
-    class(cluster, &namespace).await?;
-    let origin = backend("one")?;
-    let objects = service("app", origin.address()) + &ingress("app", &namespace, "app.test", "app");
-    apply(cluster, &namespace, &objects).await?;
+    let App { namespace, one: _one, .. } = App::start(cluster, "drain").await?;
     let mut gateway = Role::gateway(cluster, &namespace, &["--pre-stop-delay", "1s"]).await?;
     gateway.answers("app.test", (200, "one"))?;
     let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{namespace}");
@@ -294,11 +292,7 @@ async fn readiness_goes_before_the_listener_and_the_lease_goes_last() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn rights_that_are_taken_away_are_named_and_it_keeps_serving() -> Result<()> {
     let cluster = start().await?;
-    let namespace = cluster.namespace("rights").await?;
-    class(&cluster, &namespace).await?;
-    let (one, two) = (backend("one")?, backend("two")?);
-    let objects = service("app", one.address()) + &ingress("app", &namespace, "app.test", "app");
-    apply(&cluster, &namespace, &objects).await?;
+    let App { namespace, one: _one, two } = App::start(&cluster, "rights").await?;
     let gateway = Role::gateway(&cluster, &namespace, &[]).await?;
     gateway.answers("app.test", (200, "one"))?;
     let role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/headwater-gateway";
@@ -320,11 +314,7 @@ async fn rights_that_are_taken_away_are_named_and_it_keeps_serving() -> Result<(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_rotated_is_read_again() -> Result<()> {
     let cluster = start().await?;
-    let namespace = cluster.namespace("token").await?;
-    class(&cluster, &namespace).await?;
-    let (one, two) = (backend("one")?, backend("two")?);
-    let objects = service("app", one.address()) + &ingress("app", &namespace, "app.test", "app");
-    apply(&cluster, &namespace, &objects).await?;
+    let App { namespace, one: _one, two } = App::start(&cluster, "token").await?;
     let short = cluster.short_token(NAMESPACE, "headwater-gateway", Duration::from_secs(10)).await?;
     let (credentials, old) = (cluster.kubeconfig_for_token(&short)?, cluster.kubeconfig_for_token(&short)?);
     let gateway = Role::start(credentials.path(), "gateway", &namespace, &["--ingress-class", &namespace])?;

@@ -8,16 +8,12 @@ use std::time::Duration;
 use anyhow::Result;
 use headwater_testkit::client::RawClient;
 
-use crate::support::{Role, apply, backend, class, ingress, service, start};
+use crate::support::{App, Role, apply, ingress, service, start};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_is_lost_while_the_api_server_is_away_and_it_catches_up() -> Result<()> {
     let cluster = start().await?;
-    let namespace = cluster.namespace("outage").await?;
-    class(&cluster, &namespace).await?;
-    let (one, two) = (backend("one")?, backend("two")?);
-    let objects = service("app", one.address()) + &ingress("app", &namespace, "app.test", "app");
-    apply(&cluster, &namespace, &objects).await?;
+    let App { namespace, one: _one, two } = App::start(&cluster, "outage").await?;
     let gateway = Role::gateway(&cluster, &namespace, &[]).await?;
     gateway.answers("app.test", (200, "one"))?;
 

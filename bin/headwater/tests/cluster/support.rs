@@ -119,6 +119,24 @@ spec:
     )
 }
 
+/// A namespace with a class of its own, and Service and Ingress `app` of host `app.test` at the first of two backends.
+pub(crate) struct App {
+    pub(crate) namespace: String,
+    pub(crate) one: RawOrigin,
+    pub(crate) two: RawOrigin,
+}
+
+impl App {
+    pub(crate) async fn start(cluster: &Cluster, prefix: &str) -> Result<Self> {
+        let namespace = cluster.namespace(prefix).await?;
+        class(cluster, &namespace).await?;
+        let (one, two) = (backend("one")?, backend("two")?);
+        let objects = service("app", one.address()) + &ingress("app", &namespace, "app.test", "app");
+        apply(cluster, &namespace, &objects).await?;
+        Ok(Self { namespace, one, two })
+    }
+}
+
 /// Applies manifests in a namespace.
 pub(crate) async fn apply(cluster: &Cluster, namespace: &str, manifests: &str) -> Result<()> {
     let output = cluster.try_apply(manifests, &["-n", namespace]).await?;

@@ -34,11 +34,21 @@ impl Backoff {
         if self.went_well() {
             self.failures = 0;
         }
-        let pause = pause(self.failures, longest, RandomState::new().hash_one(self.failures));
+        let pause = pause(self.failures, longest, random());
         self.failures = self.failures.saturating_add(1);
         tokio::time::sleep(pause.max(at_least.unwrap_or_default())).await;
         self.tried = Instant::now();
     }
+}
+
+/// A number from the keys that the standard library draws for its hash maps; not for secrets.
+pub(crate) fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// From 0 to 1.
+pub(crate) fn fraction() -> f64 {
+    f64::from(u32::try_from(random() >> 32).unwrap_or_default()) / f64::from(u32::MAX)
 }
 
 fn pause(failures: u32, longest: Duration, random: u64) -> Duration {

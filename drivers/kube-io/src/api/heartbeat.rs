@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
+use headwater_model::report::REPORT_BYTES;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -17,15 +18,13 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, sleep_until, timeout};
 
+use super::backoff::fraction;
 use super::connect::{ApiError, ApiServer};
-use super::lease::{LeaseName, fraction};
+use super::lease::LeaseName;
 use super::write::{FIELD_MANAGER, REQUEST_LIMIT, within};
 
 /// The annotation of a gateway's Lease that holds its report.
 pub const REPORT_ANNOTATION: &str = "headwater.dev/report";
-
-/// Longest report, in bytes.
-pub const REPORT_LIMIT: usize = 32 << 10;
 
 /// Default of [`HeartbeatSettings::duration`].
 pub const HEARTBEAT_DURATION: Duration = Duration::from_secs(40);
@@ -74,12 +73,12 @@ impl Heartbeat {
         Self { report, stop: Some(stop), task: tokio::spawn(pulse.run(stopped)) }
     }
 
-    /// What the annotation shall say; it is written when it changed. Texts over [`REPORT_LIMIT`] are not taken.
+    /// What the annotation shall say; it is written when it changed. Texts over [`REPORT_BYTES`] are not taken.
     pub fn report(&self, text: &str) {
-        if text.len() > REPORT_LIMIT {
+        if text.len() > REPORT_BYTES {
             tracing::warn!(
                 bytes = text.len(),
-                limit = REPORT_LIMIT,
+                limit = REPORT_BYTES,
                 "report is too long for a Lease; the last one stays"
             );
             return;
@@ -234,7 +233,7 @@ pub struct GatewayLease {
     pub version: String,
     /// After how long of silence the gateway counts as dead.
     pub duration: Duration,
-    /// `None`: none yet, or longer than [`REPORT_LIMIT`].
+    /// `None`: none yet, or longer than [`REPORT_BYTES`].
     pub report: Option<Arc<str>>,
 }
 
@@ -313,7 +312,7 @@ fn seen(lease: Lease) -> GatewayLease {
         name: lease.metadata.name.unwrap_or_default().into(),
         version: lease.metadata.resource_version.unwrap_or_default(),
         duration: seconds.map_or(HEARTBEAT_DURATION, Duration::from_secs),
-        report: annotations.remove(REPORT_ANNOTATION).filter(|report| report.len() <= REPORT_LIMIT).map(Arc::from),
+        report: annotations.remove(REPORT_ANNOTATION).filter(|report| report.len() <= REPORT_BYTES).map(Arc::from),
     }
 }
 
@@ -334,7 +333,7 @@ mod tests {
         let read = seen(lease("{}"));
         assert_eq!((&*read.name, &*read.version, read.duration), ("gateway-1", "7", Duration::from_secs(20)));
         assert_eq!(read.report.as_deref(), Some("{}"));
-        assert_eq!(seen(lease(&"x".repeat(REPORT_LIMIT + 1))).report, None);
+        assert_eq!(seen(lease(&"x".repeat(REPORT_BYTES + 1))).report, None);
         assert_eq!(seen(Lease::default()).duration, HEARTBEAT_DURATION);
     }
 

@@ -6,7 +6,6 @@
 mod election;
 
 use std::future::Future;
-use std::hash::BuildHasher;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -21,6 +20,7 @@ use tokio::time::{Duration, Instant, sleep_until, timeout};
 pub use election::Timing;
 use election::{Answer, Ask, Election, Record};
 
+use super::backoff::{fraction, random};
 use super::connect::{ApiError, ApiServer};
 use super::write::{FIELD_MANAGER, within};
 
@@ -271,16 +271,6 @@ fn spec(record: Record) -> LeaseSpec {
         renew_time: record.renewed.map(MicroTime),
         ..LeaseSpec::default()
     }
-}
-
-/// A number from the keys that the standard library draws for its hash maps; not for secrets.
-fn random() -> u64 {
-    std::hash::RandomState::new().hash_one(std::process::id())
-}
-
-/// From 0 to 1.
-pub(crate) fn fraction() -> f64 {
-    f64::from(u32::try_from(random() >> 32).unwrap_or_default()) / f64::from(u32::MAX)
 }
 
 #[cfg(test)]

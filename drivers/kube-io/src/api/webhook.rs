@@ -17,10 +17,11 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::watch_object;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::connect::{ApiError, ApiServer};
-use super::write::{FIELD_MANAGER, REQUEST_LIMIT, within};
+use super::write::{FIELD_MANAGER, REQUEST_LIMIT, innermost, within};
 
 /// The content of a Secret, and the version by which the next write is told from somebody else's.
 #[derive(Clone, PartialEq, Eq)]
@@ -66,16 +67,7 @@ impl<T> ObjectWatch<T> {
 impl ApiServer {
     /// Watches one Secret by its name.
     pub fn watch_secret(&self, id: &NamespacedName) -> ObjectWatch<StoredSecret> {
-        let what = format!("watch of Secret {id}");
-        let events = watch_object(self.secrets(id), &id.name).default_backoff();
-        ObjectWatch(
-            events
-                .map(move |event| match event {
-                    Ok(secret) => Ok(secret.map(stored)),
-                    Err(error) => Err(unavailable(&what, &error)),
-                })
-                .boxed(),
-        )
+        watch(self.secrets(id), &id.name, format!("watch of Secret {id}"), stored)
     }
 
     /// The Secret; `None` when there is none.
@@ -122,17 +114,8 @@ impl ApiServer {
 
     /// Watches the bundles of one ValidatingWebhookConfiguration by its name.
     pub fn watch_ca_bundles(&self, name: &str) -> ObjectWatch<TrustedBundles> {
-        let what = format!("watch of ValidatingWebhookConfiguration {name}");
         let api: Api<ValidatingWebhookConfiguration> = Api::all(self.client.clone());
-        let events = watch_object(api, name).default_backoff();
-        ObjectWatch(
-            events
-                .map(move |event| match event {
-                    Ok(configuration) => Ok(configuration.map(bundles)),
-                    Err(error) => Err(unavailable(&what, &error)),
-                })
-                .boxed(),
-        )
+        watch(api, name, format!("watch of ValidatingWebhookConfiguration {name}"), bundles)
     }
 
     /// Makes `pem` the bundle of every webhook of the configuration, in the version that was read.
@@ -181,10 +164,14 @@ fn bundles(configuration: ValidatingWebhookConfiguration) -> TrustedBundles {
     }
 }
 
-fn unavailable(what: &str, error: &kube::runtime::watcher::Error) -> ApiError {
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    ApiError::Unavailable { what: what.to_owned(), why: innermost.to_string(), retry_after: None }
+fn watch<K, T>(api: Api<K>, name: &str, what: String, read: fn(K) -> T) -> ObjectWatch<T>
+where
+    K: kube::Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
+    T: 'static,
+{
+    let events = watch_object(api, name).default_backoff().map(move |event| match event {
+        Ok(object) => Ok(object.map(read)),
+        Err(error) => Err(ApiError::Unavailable { what: what.clone(), why: innermost(&error), retry_after: None }),
+    });
+    ObjectWatch(events.boxed())
 }

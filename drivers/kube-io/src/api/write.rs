@@ -171,7 +171,7 @@ fn managers(causes: &[kube::core::response::StatusCause]) -> Option<String> {
 }
 
 /// The cause at the bottom: what stands above says only that something went wrong.
-fn innermost(error: &dyn std::error::Error) -> String {
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {
         cause = next;

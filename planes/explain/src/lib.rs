@@ -1,0 +1,1 @@
+//! What every hop of a request sees of its client, and why.

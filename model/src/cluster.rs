@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::object::{ConfigMap, EndpointSlice, GatewaySettings, Ingress, IngressClass, Namespace, Secret, Service};
+use crate::object::{
+    ConfigMap, EndpointSlice, GatewaySettings, Ingress, IngressClass, Namespace, Node, Secret, Service,
+};
 use crate::origin::{Kind, NamespacedName, ObjectKey};
 
 /// One object of any kind that Headwater reads.
@@ -18,6 +20,7 @@ pub enum Object {
     IngressClass(Arc<IngressClass>),
     Ingress(Arc<Ingress>),
     GatewaySettings(Arc<GatewaySettings>),
+    Node(Arc<Node>),
 }
 
 impl Object {
@@ -31,6 +34,7 @@ impl Object {
             Self::IngressClass(o) => o.key(),
             Self::Ingress(o) => o.key(),
             Self::GatewaySettings(o) => o.key(),
+            Self::Node(o) => o.key(),
         }
     }
 }
@@ -65,6 +69,7 @@ pub struct Cluster {
     pub ingress_classes: Keyed<IngressClass>,
     pub ingresses: Keyed<Ingress>,
     pub gateway_settings: Keyed<GatewaySettings>,
+    pub nodes: Keyed<Node>,
 }
 
 impl Cluster {
@@ -80,6 +85,7 @@ impl Cluster {
             Kind::IngressClass => self.ingress_classes.get(id).cloned().map(Object::IngressClass),
             Kind::Ingress => self.ingresses.get(id).cloned().map(Object::Ingress),
             Kind::GatewaySettings => self.gateway_settings.get(id).cloned().map(Object::GatewaySettings),
+            Kind::Node => self.nodes.get(id).cloned().map(Object::Node),
         }
     }
 
@@ -96,6 +102,7 @@ impl Cluster {
                     Object::IngressClass(o) => drop(self.ingress_classes.insert(id, o)),
                     Object::Ingress(o) => drop(self.ingresses.insert(id, o)),
                     Object::GatewaySettings(o) => drop(self.gateway_settings.insert(id, o)),
+                    Object::Node(o) => drop(self.nodes.insert(id, o)),
                 }
             }
             Change::Removed(ObjectKey { kind, id }) => match kind {
@@ -107,6 +114,7 @@ impl Cluster {
                 Kind::IngressClass => drop(self.ingress_classes.remove(id)),
                 Kind::Ingress => drop(self.ingresses.remove(id)),
                 Kind::GatewaySettings => drop(self.gateway_settings.remove(id)),
+                Kind::Node => drop(self.nodes.remove(id)),
             },
         }
     }

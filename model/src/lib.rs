@@ -13,3 +13,4 @@ pub mod origin;
 pub mod quantity;
 pub mod report;
 pub mod settings;
+pub mod tunnel;

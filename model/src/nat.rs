@@ -242,6 +242,22 @@ pub struct NodeRules {
     pub service_cidrs: Vec<IpNet>,
     /// Pods of the cluster.
     pub cluster_cidrs: Vec<IpNet>,
+    /// Pods of this node. In a family without one, [`Self::cluster_cidrs`] stand for them.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+impl NodeRules {
+    /// Ranges of the family whose packets count as sent by pods of this node.
+    pub fn local_pods(&self, family: Family) -> impl Iterator<Item = &IpNet> {
+        let of = move |range: &&IpNet| Family::of(range.addr()) == family;
+        let ranges = if self.pod_cidrs.iter().any(|range| of(&range)) { &self.pod_cidrs } else { &self.cluster_cidrs };
+        ranges.iter().filter(of)
+    }
+
+    /// Whether a packet from there counts as sent by a pod of this node.
+    pub fn is_local_pod(&self, source: IpAddr) -> bool {
+        self.local_pods(Family::of(source)).any(|range| range.contains(&source))
+    }
 }
 
 type Shard = BTreeMap<NamespacedName, Arc<ServiceRules>>;

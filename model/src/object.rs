@@ -526,3 +526,79 @@ object! {
         spec: GatewaySettingsSpec,
     }
 }
+
+object! {
+    /// `v1` Node.
+    Node, status NodeStatus {
+        #[serde(default)]
+        spec: NodeSpec,
+    }
+}
+
+/// The label that names a Node's zone.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSpec {
+    /// The first of [`Self::pod_cidrs`]; alone where nobody gives out more.
+    #[serde(rename = "podCIDR")]
+    pub pod_cidr: Option<String>,
+    /// Ranges of the node's pods, at most one of each family. Empty where the network gives out addresses by itself.
+    #[serde(default, rename = "podCIDRs")]
+    pub pod_cidrs: Vec<String>,
+    #[serde(default, rename = "providerID")]
+    pub provider_id: Ignored,
+    #[serde(default)]
+    pub unschedulable: Ignored,
+    #[serde(default)]
+    pub taints: Ignored,
+    #[serde(default)]
+    pub config_source: Ignored,
+    #[serde(default, rename = "externalID")]
+    pub external_id: Ignored,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    #[serde(default)]
+    pub addresses: Vec<NodeAddress>,
+    #[serde(default)]
+    pub capacity: Ignored,
+    #[serde(default)]
+    pub allocatable: Ignored,
+    #[serde(default)]
+    pub phase: Ignored,
+    #[serde(default)]
+    pub conditions: Ignored,
+    #[serde(default)]
+    pub daemon_endpoints: Ignored,
+    #[serde(default)]
+    pub node_info: Ignored,
+    #[serde(default)]
+    pub images: Ignored,
+    #[serde(default)]
+    pub volumes_in_use: Ignored,
+    #[serde(default)]
+    pub volumes_attached: Ignored,
+    #[serde(default)]
+    pub config: Ignored,
+    #[serde(default)]
+    pub runtime_handlers: Ignored,
+    #[serde(default)]
+    pub features: Ignored,
+    #[serde(default)]
+    pub declared_features: Ignored,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct NodeAddress {
+    /// `InternalIP`, `ExternalIP`, `Hostname`, `InternalDNS`, `ExternalDNS`.
+    #[serde(rename = "type")]
+    pub address_type: String,
+    pub address: String,
+}
+
+/// [`NodeAddress::address_type`] of addresses that nodes reach each other by.
+pub const INTERNAL_IP: &str = "InternalIP";

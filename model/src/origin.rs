@@ -17,12 +17,14 @@ pub enum Kind {
     IngressClass,
     Ingress,
     GatewaySettings,
+    Node,
 }
 
 impl Kind {
     /// Every kind, in the order in which references point: later kinds refer to earlier ones.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Namespace,
+        Self::Node,
         Self::Secret,
         Self::ConfigMap,
         Self::Service,
@@ -43,13 +45,14 @@ impl Kind {
             Self::IngressClass => "IngressClass",
             Self::Ingress => "Ingress",
             Self::GatewaySettings => "GatewaySettings",
+            Self::Node => "Node",
         }
     }
 
     /// The `apiVersion` under which Headwater reads the kind.
     pub fn api_version(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Service | Self::Secret | Self::ConfigMap => "v1",
+            Self::Namespace | Self::Service | Self::Secret | Self::ConfigMap | Self::Node => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::Ingress | Self::IngressClass => "networking.k8s.io/v1",
             Self::GatewaySettings => "headwater.dev/v1alpha1",
@@ -58,7 +61,7 @@ impl Kind {
 
     /// Whether objects of the kind live in a namespace.
     pub fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::IngressClass)
+        !matches!(self, Self::Namespace | Self::IngressClass | Self::Node)
     }
 }
 

@@ -238,7 +238,7 @@ proptest! {
     fn any_value_in_any_field_is_read_or_refused_with_its_place(
         field in "(metadata|spec|data|type|status)(\\.[a-z]{1,4}){0,2}",
         value in "(~|true|[0-9]{1,20}|-?[0-9]\\.[0-9]e[0-9]{1,3}|\\[\\]|\\{\\}|\\[a, 1\\]|\"\\PC{0,5}\")",
-        kind in 0..8usize,
+        kind in 0..Kind::ALL.len(),
     ) {
         let kind = Kind::ALL[kind];
         let mut nested = String::new();

@@ -20,6 +20,8 @@ pub struct NodeFacts {
     pub primary: Vec<IpAddr>,
     /// Every address of the node's interfaces.
     pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Vec<IpNet>,
 }
 
 /// At which addresses of the node NodePorts are reached; never at loopback.
@@ -66,6 +68,7 @@ impl Options {
             node_port_addresses,
             service_cidrs: self.service_cidrs.clone(),
             cluster_cidrs: self.cluster_cidrs.clone(),
+            pod_cidrs: self.node.pod_cidrs.clone(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use headwater_model::cluster::Object;
 use headwater_model::finding::{Finding, Location};
-use headwater_model::object::{ConfigMap, GatewaySettings, Ingress, IngressClass, Namespace, Secret};
+use headwater_model::object::{ConfigMap, GatewaySettings, Ingress, IngressClass, Namespace, Node, Secret};
 use headwater_model::observed::{Condition, Observed, PublishedAddress};
 use headwater_model::origin::{Kind, ObjectKey};
 use serde::Deserialize;
@@ -95,6 +95,7 @@ impl Parser {
             Kind::IngressClass => self.object::<IngressClass>(&key, json, |_| {}),
             Kind::Ingress => self.object::<Ingress>(&key, json, |_| {}),
             Kind::GatewaySettings => self.object::<GatewaySettings>(&key, json, |_| {}),
+            Kind::Node => self.object::<Node>(&key, json, |_| {}),
             other => Err(Box::new(Finding::error(INVALID_OBJECT, key.clone(), format!("kind {other} is not read")))),
         };
         Ok(Item { key, object, observed, version })

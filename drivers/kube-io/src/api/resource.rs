@@ -86,6 +86,7 @@ pub(crate) fn plural(kind: Kind) -> &'static str {
         Kind::IngressClass => "ingressclasses",
         Kind::Ingress => "ingresses",
         Kind::GatewaySettings => "gatewaysettings",
+        Kind::Node => "nodes",
         other => unreachable!("no resource is known for kind {other}"),
     }
 }

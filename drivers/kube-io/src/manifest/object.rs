@@ -5,13 +5,13 @@ use std::sync::Arc;
 use headwater_model::cluster::Object;
 use headwater_model::finding::{Finding, Location, Severity};
 use headwater_model::object::{
-    ConfigMap, EndpointSlice, GatewaySettings, Ingress, IngressClass, Metadata, Namespace, Secret, Service,
+    ConfigMap, EndpointSlice, GatewaySettings, Ingress, IngressClass, Metadata, Namespace, Node, Secret, Service,
 };
 use headwater_model::origin::{Kind, ObjectKey};
 use serde::de::DeserializeOwned;
 
 use super::decode::{Fault, What, decode, decode_known};
-use super::node::{Node, Value};
+use super::node::{Node as Tree, Value};
 use super::path::LineTable;
 use super::say::{self, Quote, clip};
 use super::{FileReading, Manifest, Unread};
@@ -19,7 +19,7 @@ use super::{FileReading, Manifest, Unread};
 /// Namespace of a namespaced object that names none.
 const DEFAULT_NAMESPACE: &str = "default";
 
-pub(crate) fn read(file: &Arc<str>, document: &Node, unknown: UnknownFields, reading: &mut FileReading) {
+pub(crate) fn read(file: &Arc<str>, document: &Tree, unknown: UnknownFields, reading: &mut FileReading) {
     Reader { file, unknown, reading }.document(document, None);
 }
 
@@ -46,7 +46,7 @@ struct ListOf<'a> {
 }
 
 impl Reader<'_> {
-    fn document(&mut self, node: &Node, list: Option<ListOf<'_>>) {
+    fn document(&mut self, node: &Tree, list: Option<ListOf<'_>>) {
         if !matches!(node.value, Value::Mapping(_)) {
             return self.refuse(
                 node,
@@ -82,7 +82,7 @@ impl Reader<'_> {
         }
     }
 
-    fn object(&mut self, node: &Node, kind: &str, api_version: &str) {
+    fn object(&mut self, node: &Tree, kind: &str, api_version: &str) {
         let line_of = |field: &str| node.entry(field).map_or(node.line, |entry| entry.line);
         let Some(known) = Kind::ALL.into_iter().find(|known| known.as_str() == kind) else {
             if let Some(near) = misspelt(kind, api_version) {
@@ -120,11 +120,12 @@ impl Reader<'_> {
             Kind::IngressClass => self.decode::<IngressClass>(node, known),
             Kind::Ingress => self.decode::<Ingress>(node, known),
             Kind::GatewaySettings => self.decode::<GatewaySettings>(node, known),
+            Kind::Node => self.decode::<Node>(node, known),
             _ => self.unread(node, kind, api_version),
         }
     }
 
-    fn decode<T: Typed>(&mut self, node: &Node, kind: Kind) {
+    fn decode<T: Typed>(&mut self, node: &Tree, kind: Kind) {
         let (key, display) = identity(node, kind);
         let place = |line| Location { file: self.file.clone(), line };
         let mut findings: Vec<Finding> = Vec::new();
@@ -174,7 +175,7 @@ impl Reader<'_> {
         self.push(node, key, object, findings);
     }
 
-    fn unread(&mut self, node: &Node, kind: &str, api_version: &str) {
+    fn unread(&mut self, node: &Tree, kind: &str, api_version: &str) {
         self.reading.unread.push(Unread {
             kind: clip(kind).into(),
             api_version: clip(api_version).into(),
@@ -182,7 +183,7 @@ impl Reader<'_> {
         });
     }
 
-    fn refuse(&mut self, node: &Node, line: u32, reason: &'static str, field: &str, message: &str) {
+    fn refuse(&mut self, node: &Tree, line: u32, reason: &'static str, field: &str, message: &str) {
         let finding = self.error(reason, line, message).at(field);
         self.push(node, None, None, vec![finding]);
     }
@@ -191,7 +192,7 @@ impl Reader<'_> {
         say::error(reason, Location { file: self.file.clone(), line }, message)
     }
 
-    fn push(&mut self, node: &Node, key: Option<ObjectKey>, object: Option<Object>, findings: Vec<Finding>) {
+    fn push(&mut self, node: &Tree, key: Option<ObjectKey>, object: Option<Object>, findings: Vec<Finding>) {
         let lines = Arc::new(LineTable::of(node));
         self.reading.manifests.push(Manifest { key, object, line: node.line, lines, findings });
     }
@@ -215,9 +216,9 @@ fn is_meant(kind: Kind, api_version: &str) -> bool {
 }
 
 /// The object's key if it can be known, and the key to show in findings (whose names may be wrong).
-fn identity(node: &Node, kind: Kind) -> (Option<ObjectKey>, Option<ObjectKey>) {
+fn identity(node: &Tree, kind: Kind) -> (Option<ObjectKey>, Option<ObjectKey>) {
     let field = |field| node.get("metadata").and_then(|metadata| metadata.get(field));
-    let Some(name) = field("name").and_then(Node::text) else { return (None, None) };
+    let Some(name) = field("name").and_then(Tree::text) else { return (None, None) };
     let namespace = match field("namespace") {
         _ if !kind.is_namespaced() => Some(""),
         None => Some(DEFAULT_NAMESPACE),
@@ -296,4 +297,4 @@ macro_rules! typed {
     )*};
 }
 
-typed! { Namespace Service EndpointSlice Secret ConfigMap IngressClass Ingress GatewaySettings }
+typed! { Namespace Service EndpointSlice Secret ConfigMap IngressClass Ingress GatewaySettings Node }

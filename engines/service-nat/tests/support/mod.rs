@@ -24,6 +24,7 @@ pub fn options() -> Options {
                 .iter()
                 .map(|address| address.parse().unwrap())
                 .collect(),
+            pod_cidrs: vec!["10.1.1.0/24".parse().unwrap()],
         },
         cluster_cidrs: vec!["10.0.0.0/8".parse().unwrap(), "fd10::/16".parse().unwrap()],
         service_cidrs: vec!["172.16.0.0/16".parse().unwrap(), "fd16::/16".parse().unwrap()],

@@ -236,6 +236,15 @@ impl Host {
         self.exec("ip", &words)
     }
 
+    /// Runs several `ip` commands of one family, one a line, in one process. It ends at the first that fails.
+    ///
+    /// # Errors
+    /// When one fails; the text has its message.
+    pub fn ip_batch(&self, commands: &str) -> Result<()> {
+        let family = if commands.contains(':') { "-6" } else { "-4" };
+        self.pipe("ip", &[family, "-batch", "-"], commands).map(drop)
+    }
+
     /// Loads an nft script.
     ///
     /// # Errors

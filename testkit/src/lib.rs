@@ -28,6 +28,7 @@ pub mod lab;
 pub mod origin;
 pub mod proxy;
 pub mod response;
+pub mod services;
 pub mod wait;
 pub mod websocket;
 

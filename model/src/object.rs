@@ -281,6 +281,9 @@ object! {
 /// The label that names a slice's Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
+/// The label of slices of a Service without an address.
+pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+
 /// The label that leaves a Service to another proxy.
 pub const SERVICE_PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 
@@ -299,20 +302,21 @@ pub struct SliceEndpoint {
     pub addresses: Vec<String>,
     #[serde(default)]
     pub conditions: EndpointConditions,
-    pub node_name: Option<String>,
-    pub zone: Option<String>,
+    pub node_name: Option<Arc<str>>,
+    #[serde(default)]
+    pub zone: Ignored,
     #[serde(default)]
     pub hostname: Ignored,
     #[serde(default)]
     pub target_ref: Ignored,
-    /// Boxed: few slices have them.
-    pub hints: Option<Box<EndpointHints>>,
+    /// Shared: many endpoints have the same.
+    pub hints: Option<Arc<EndpointHints>>,
     #[serde(default)]
     pub deprecated_topology: Ignored,
 }
 
 /// Where an endpoint should be used from (KEP-2433, KEP-3015). Both silent: from everywhere.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointHints {
     #[serde(default)]
@@ -322,7 +326,7 @@ pub struct EndpointHints {
 }
 
 /// Name of a zone or a node.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
 pub struct HintFor {
     pub name: String,
 }

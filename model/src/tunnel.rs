@@ -29,11 +29,17 @@ pub struct MacAddress(pub [u8; 6]);
 
 impl MacAddress {
     /// The one that a node's end has unless its annotation says otherwise: 02:48 (locally administered, unicast) and 32
-    /// bits of FNV-1a over the name. Every version derives the same.
+    /// bits of FNV-1a over the name, of which the first is set where the address would be [reserved](Self::is_reserved).
+    /// Every version derives the same.
     pub fn of_node(name: &str) -> Self {
         let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        let [a, b, c, d] = hash.to_be_bytes();
+        let [a, b, c, d] = (if hash < 0x100 { hash | 0x8000_0000 } else { hash }).to_be_bytes();
         Self([0x02, 0x48, a, b, c, d])
+    }
+
+    /// 02:48:00:00:00:00 to 02:48:00:00:00:ff: in the tunnel they say what a frame is, not whose.
+    pub fn is_reserved(self) -> bool {
+        self.0[..5] == [0x02, 0x48, 0, 0, 0]
     }
 
     /// Whether one device can have it: not a group's, and not all zeros.
@@ -128,7 +134,7 @@ impl TunnelEnd {
             Some(text) => text
                 .parse::<MacAddress>()
                 .ok()
-                .filter(|mac| mac.is_unicast())
+                .filter(|mac| mac.is_unicast() && !mac.is_reserved())
                 .ok_or_else(|| InvalidTunnelEnd::Mac { mac: clip(text) })?,
         };
         let number = port.unwrap_or(u32::from(DEFAULT_TUNNEL_PORT));
@@ -259,6 +265,7 @@ mod tests {
             (r#"{"address": "::ffff:192.0.2.1"}"#, "written as IPv6"),
             (r#"{"address": "192.0.2.1", "mac": "x"}"#, "mac \"x\""),
             (r#"{"address": "192.0.2.1", "mac": "01:00:5e:00:00:01"}"#, "mac \"01:00:5e:00:00:01\""),
+            (r#"{"address": "192.0.2.1", "mac": "02:48:00:00:00:02"}"#, "mac \"02:48:00:00:00:02\""),
             (r#"{"address": "192.0.2.1", "mac": "00:00:00:00:00:00"}"#, "hardware address of one device"),
             (r#"{"address": "192.0.2.1", "port": 0}"#, "port 0"),
             (r#"{"address": "192.0.2.1", "port": 65536}"#, "port 65536"),

@@ -102,6 +102,7 @@ impl ClusterArgs {
             namespace_selector: self.watch_namespace_selector.clone(),
             always: vec![own.to_owned()],
             observe,
+            ..Selection::default()
         }
     }
 

@@ -9,6 +9,7 @@ mod failure;
 mod health;
 mod heartbeat;
 mod lease;
+mod node;
 mod parse;
 mod resource;
 mod slim;
@@ -26,6 +27,8 @@ pub use heartbeat::{
     REPORT_ANNOTATION,
 };
 pub use lease::{Leadership, LeaseName, Timing, WriteGuard, unique_identity};
+pub use node::NodeAnnotation;
+pub use slim::Reader;
 pub use source::{ApiServerSource, Selection};
 pub use webhook::{ObjectWatch, StoredSecret, TrustedBundles};
 pub use write::FIELD_MANAGER;

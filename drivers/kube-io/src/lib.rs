@@ -11,8 +11,9 @@ mod batch;
 mod directory;
 mod manifest;
 
+pub use api::NodeAnnotation;
 pub use api::{Access, ApiError, ApiServer};
-pub use api::{ApiServerSource, Counters, Health, Selection, WatchHealth, WatchState};
+pub use api::{ApiServerSource, Counters, Health, Reader, Selection, WatchHealth, WatchState};
 pub use api::{
     EventNote, EventWritten, FIELD_MANAGER, FleetChange, FleetWatch, GatewayLease, HEARTBEAT_DURATION, HEARTBEAT_RENEW,
     Heartbeat, HeartbeatSettings, Leadership, LeaseName, NOTE_LIMIT, REPORT_ANNOTATION, REPORTING_CONTROLLER, Timing,

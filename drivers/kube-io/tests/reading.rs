@@ -70,6 +70,46 @@ items: []
 }
 
 #[test]
+fn a_node_is_read_as_kubectl_prints_it() {
+    let reading = read_str(
+        "nodes.yaml",
+        r#"apiVersion: v1
+kind: Node
+metadata:
+  name: node-1.example.com
+  uid: 6a8c
+  resourceVersion: "7"
+  creationTimestamp: "2026-01-01T00:00:00Z"
+  labels: {topology.kubernetes.io/zone: z1}
+  annotations: {headwater.dev/tunnel: '{"address":"192.0.2.1"}'}
+spec:
+  podCIDR: 10.1.0.0/24
+  podCIDRs: [10.1.0.0/24]
+  providerID: kind://docker/node-1
+  taints: [{key: a, effect: NoSchedule}]
+  unschedulable: true
+status:
+  addresses: [{type: InternalIP, address: 192.0.2.1}, {type: Hostname, address: node-1}]
+  allocatable: {cpu: "2"}
+  capacity: {cpu: "2"}
+  conditions: [{type: Ready, status: "True", lastHeartbeatTime: "2026-01-01T00:00:00Z"}]
+  daemonEndpoints: {kubeletEndpoint: {Port: 10250}}
+  features: {supplementalGroupsPolicy: true}
+  images: [{names: [a], sizeBytes: 1}]
+  nodeInfo: {architecture: amd64}
+  runtimeHandlers: [{name: runc, features: {userNamespaces: true}}]
+"#,
+    );
+    assert_eq!(told(&reading), Vec::<String>::new());
+    let [(Object::Node(node), _)] = &reading.objects[..] else { panic!("{reading:?}") };
+    assert_eq!(
+        (node.key().to_string(), &node.spec.pod_cidrs[..]),
+        ("Node node-1.example.com".to_owned(), &["10.1.0.0/24".to_owned()][..])
+    );
+    assert_eq!(node.status.addresses[0].address, "192.0.2.1");
+}
+
+#[test]
 fn null_reads_as_absent_and_anchors_as_copies() {
     let reading = read_str(
         "a.yaml",

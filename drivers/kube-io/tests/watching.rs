@@ -7,7 +7,7 @@ mod fake_api;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use fake_api::{FakeApi, Fault, INGRESSES, NAMESPACES, SECRETS, SETTINGS};
+use fake_api::{FakeApi, Fault, INGRESSES, NAMESPACES, NODES, SECRETS, SERVICES, SETTINGS, SLICES};
 use headwater_kube_io::{ApiServerSource, Batch, Health, Selection, WatchState};
 use headwater_model::cluster::{Change, Cluster};
 use headwater_model::finding::Severity;
@@ -402,6 +402,60 @@ async fn what_nobody_reads_of_an_object_makes_no_batch() {
     object["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": "192.0.2.1" }] } });
     fake.put(INGRESSES, "a", "x", object);
     told.tells_only(&fake).await;
+}
+
+#[tokio::test]
+async fn a_node_reads_no_headless_service_and_none_of_another_proxy() {
+    let fake = FakeApi::start().await;
+    let label = |name: &str| json!({ "labels": { name: "" }, "addressType": "IPv4" });
+    for (name, label) in [
+        ("a", label("team")),
+        ("b", label("service.kubernetes.io/headless")),
+        ("c", label("service.kubernetes.io/service-proxy-name")),
+    ] {
+        fake.put(SERVICES, "n", name, label.clone());
+        fake.put(SLICES, "n", name, label);
+    }
+    fake.put(NODES, "", "node-1", label("service.kubernetes.io/headless"));
+    fake.put(INGRESSES, "n", "x", class("1"));
+    let mut told = Told::start(&fake, Selection::of_node()).await;
+    let read: Vec<String> = told.next().await.changes.iter().map(|change| change.key().to_string()).collect();
+    assert_eq!(read, ["Service n/a", "EndpointSlice n/a", "Node node-1"]);
+}
+
+#[tokio::test]
+async fn a_node_is_told_of_statuses_and_hints_but_not_of_heartbeats() {
+    let fake = FakeApi::start().await;
+    let node = |nth: u32, address: &str| {
+        json!({ "status": { "addresses": [{ "type": "InternalIP", "address": address }],
+                            "conditions": [{ "type": "Ready", "lastHeartbeatTime": nth }] } })
+    };
+    let service = |address: &str| json!({ "status": { "loadBalancer": { "ingress": [{ "ip": address }] } } });
+    let slice = |zone: &str| {
+        json!({ "addressType": "IPv4",
+                "endpoints": [{ "addresses": ["10.0.0.1"], "hints": { "forZones": [{ "name": zone }] } }] })
+    };
+    fake.put(NODES, "", "node-1", node(0, "192.0.2.1"));
+    fake.put(SERVICES, "n", "a", service("198.51.100.1"));
+    fake.put(SLICES, "n", "a", slice("z1"));
+    let mut told = Told::start(&fake, Selection::of_node()).await;
+    assert_eq!(told.next().await.changes.len(), 3);
+    for nth in 1..50 {
+        fake.put(NODES, "", "node-1", node(nth, "192.0.2.1"));
+    }
+    // One watch tells in order: what comes first is the change that counts.
+    for (collection, name, object, key) in [
+        (NODES, "node-1", node(50, "192.0.2.2"), "Node node-1"),
+        (SERVICES, "a", service("198.51.100.2"), "Service n/a"),
+        (SLICES, "a", slice("z2"), "EndpointSlice n/a"),
+    ] {
+        fake.put(collection, if collection == NODES { "" } else { "n" }, name, object);
+        let batch = told.next().await;
+        assert_eq!(batch.changes.iter().map(|change| change.key().to_string()).collect::<Vec<_>>(), [key]);
+    }
+    let addresses = |told: &Told| told.cluster.nodes.values().next().unwrap().status.addresses[0].address.clone();
+    assert_eq!(addresses(&told), "192.0.2.2");
+    assert!(told.batches.iter().all(|batch| !batch.changes.is_empty()), "no batch for a heartbeat");
 }
 
 #[tokio::test]

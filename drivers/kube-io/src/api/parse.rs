@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use headwater_model::cluster::Object;
 use headwater_model::finding::{Finding, Location};
-use headwater_model::object::{ConfigMap, GatewaySettings, Ingress, IngressClass, Namespace, Node, Secret};
+use headwater_model::object::{ConfigMap, GatewaySettings, Ingress, IngressClass, Namespace, Secret};
 use headwater_model::observed::{Condition, Observed, PublishedAddress};
 use headwater_model::origin::{Kind, ObjectKey};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::slim::{self, Names};
+use super::slim::{self, Names, Reader};
 use super::write::FIELD_MANAGER;
 use crate::manifest::say::{self, Quote};
 use crate::manifest::{Typed, decode_known, read_json};
@@ -35,6 +35,7 @@ pub(crate) struct Item {
 pub(crate) struct Parser {
     kind: Kind,
     observe: bool,
+    reader: Reader,
     names: Names,
 }
 
@@ -60,7 +61,7 @@ struct Meta<'a> {
 
 impl Parser {
     /// `observe`: whether the server's side of each object is wanted too.
-    pub(crate) fn new(kind: Kind, observe: bool) -> Self {
+    pub(crate) fn new(kind: Kind, observe: bool, reader: Reader) -> Self {
         let observe = observe
             && matches!(
                 kind,
@@ -71,7 +72,7 @@ impl Parser {
                     | Kind::ConfigMap
                     | Kind::Secret
             );
-        Self { kind, observe, names: Names::default() }
+        Self { kind, observe, reader, names: Names::default() }
     }
 
     /// Reads one object.
@@ -86,28 +87,34 @@ impl Parser {
         let mut namespace: Arc<str> = metadata.namespace.unwrap_or_default().into();
         self.names.share(&mut namespace);
         let key = ObjectKey::new(self.kind, namespace, name);
+        let reader = self.reader;
         let object = match self.kind {
-            Kind::Namespace => self.object::<Namespace>(&key, json, |_| {}),
-            Kind::Service => self.object(&key, json, slim::service),
-            Kind::EndpointSlice => self.object(&key, json, slim::endpoint_slice),
-            Kind::Secret => self.object::<Secret>(&key, json, |_| {}),
-            Kind::ConfigMap => self.object::<ConfigMap>(&key, json, |_| {}),
-            Kind::IngressClass => self.object::<IngressClass>(&key, json, |_| {}),
-            Kind::Ingress => self.object::<Ingress>(&key, json, |_| {}),
-            Kind::GatewaySettings => self.object::<GatewaySettings>(&key, json, |_| {}),
-            Kind::Node => self.object::<Node>(&key, json, |_| {}),
+            Kind::Namespace => self.object::<Namespace>(&key, json, |_, _| {}),
+            Kind::Service => self.object(&key, json, |service, _| slim::service(service, reader)),
+            Kind::EndpointSlice => self.object(&key, json, |slice, names| slim::endpoint_slice(slice, reader, names)),
+            Kind::Secret => self.object::<Secret>(&key, json, |_, _| {}),
+            Kind::ConfigMap => self.object::<ConfigMap>(&key, json, |_, _| {}),
+            Kind::IngressClass => self.object::<IngressClass>(&key, json, |_, _| {}),
+            Kind::Ingress => self.object::<Ingress>(&key, json, |_, _| {}),
+            Kind::GatewaySettings => self.object::<GatewaySettings>(&key, json, |_, _| {}),
+            Kind::Node => self.object(&key, json, |node, _| slim::node(node)),
             other => Err(Box::new(Finding::error(INVALID_OBJECT, key.clone(), format!("kind {other} is not read")))),
         };
         Ok(Item { key, object, observed, version })
     }
 
-    fn object<T: Typed>(&mut self, key: &ObjectKey, json: &str, slim: fn(&mut T)) -> Result<Object, Box<Finding>> {
+    fn object<T: Typed>(
+        &mut self,
+        key: &ObjectKey,
+        json: &str,
+        slim: impl FnOnce(&mut T, &mut Names),
+    ) -> Result<Object, Box<Finding>> {
         // What is null for absent, and what is wrong, takes the slower way, which knows paths.
         let mut object: T = match serde_json::from_str(json) {
             Ok(object) => object,
             Err(_) => read_slowly(key, json)?,
         };
-        slim(&mut object);
+        slim(&mut object, &mut self.names);
         let metadata = object.metadata();
         slim::metadata(metadata, &mut self.names);
         metadata.name = key.id.name.clone();

@@ -1,11 +1,23 @@
 //! What is kept of an object: what somebody reads. The rest would fill the memory of every gateway.
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use ahash::AHashSet;
 use headwater_model::object::{
-    EndpointSlice, Metadata, SERVICE_NAME_LABEL, SERVICE_PROXY_NAME_LABEL, Service, ServiceStatus,
+    EndpointHints, EndpointSlice, INTERNAL_IP, Metadata, Node, SERVICE_NAME_LABEL, SERVICE_PROXY_NAME_LABEL, Service,
+    ServiceStatus, ZONE_LABEL,
 };
+
+/// Who reads the objects, and so what is kept of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reader {
+    /// Gateways and their controller: not what load balancers say of a Service, which changes often, nor hints.
+    #[default]
+    Gateway,
+    /// The service proxy of a node: both. Headless Services' slices, and what is left to another proxy, are not read.
+    Node,
+}
 
 /// Annotations that somebody reads begin with one of these.
 const ANNOTATIONS: [&str; 5] = [
@@ -17,22 +29,41 @@ const ANNOTATIONS: [&str; 5] = [
 ];
 
 /// Labels that somebody reads.
-const LABELS: [&str; 2] = [SERVICE_NAME_LABEL, SERVICE_PROXY_NAME_LABEL];
+const LABELS: [&str; 3] = [SERVICE_NAME_LABEL, SERVICE_PROXY_NAME_LABEL, ZONE_LABEL];
 
-/// Names that many objects share, each held once.
-#[derive(Debug, Default)]
-pub(crate) struct Names(AHashSet<Arc<str>>);
+/// What many objects share, each held once.
+#[derive(Debug)]
+struct Shared<T: ?Sized>(AHashSet<Arc<T>>);
 
-impl Names {
-    /// More names are not remembered: they are no longer shared by many.
+impl<T: ?Sized> Default for Shared<T> {
+    fn default() -> Self {
+        Self(AHashSet::default())
+    }
+}
+
+impl<T: ?Sized + Eq + Hash> Shared<T> {
+    /// More are not remembered: they are no longer shared by many.
     const MOST: usize = 10_000;
 
-    pub(crate) fn share(&mut self, name: &mut Arc<str>) {
-        match self.0.get(name) {
-            Some(shared) => *name = shared.clone(),
-            None if self.0.len() < Self::MOST => drop(self.0.insert(name.clone())),
+    fn share(&mut self, value: &mut Arc<T>) {
+        match self.0.get(value) {
+            Some(shared) => *value = shared.clone(),
+            None if self.0.len() < Self::MOST => drop(self.0.insert(value.clone())),
             None => {}
         }
+    }
+}
+
+/// Names and hints of the objects of one watch.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    names: Shared<str>,
+    hints: Shared<EndpointHints>,
+}
+
+impl Names {
+    pub(crate) fn share(&mut self, name: &mut Arc<str>) {
+        self.names.share(name);
     }
 }
 
@@ -43,20 +74,38 @@ pub(crate) fn metadata(metadata: &mut Metadata, names: &mut Names) {
     names.share(&mut metadata.namespace);
 }
 
-/// Drops what a load balancer says of the Service: it changes often, and no gateway reads it here. Who publishes the
-/// addresses reads them as `Observed`.
-pub(crate) fn service(service: &mut Service) {
-    service.status = ServiceStatus::default();
+/// Drops what a load balancer says of the Service, which no gateway reads here: who publishes the addresses reads them
+/// as `Observed`.
+pub(crate) fn service(service: &mut Service, reader: Reader) {
+    match reader {
+        Reader::Gateway => service.status = ServiceStatus::default(),
+        Reader::Node => service.status.load_balancer.ingress.shrink_to_fit(),
+    }
 }
 
-/// Gives back the room that lists grew beyond their length, and drops the hints: they are for node proxies.
-pub(crate) fn endpoint_slice(slice: &mut EndpointSlice) {
+/// Gives back the room that lists grew beyond their length, and shares what endpoints have in common.
+pub(crate) fn endpoint_slice(slice: &mut EndpointSlice, reader: Reader, names: &mut Names) {
     slice.endpoints.shrink_to_fit();
     slice.ports.shrink_to_fit();
     for endpoint in &mut slice.endpoints {
+        endpoint.addresses.truncate(1);
         endpoint.addresses.shrink_to_fit();
-        endpoint.hints = None;
+        if let Some(node) = &mut endpoint.node_name {
+            names.share(node);
+        }
+        match (reader, &mut endpoint.hints) {
+            (Reader::Node, Some(hints)) => names.hints.share(hints),
+            (_, hints) => *hints = None,
+        }
     }
+}
+
+/// Keeps the addresses that nodes reach each other by; what else a Node says of itself changes every few seconds.
+pub(crate) fn node(node: &mut Node) {
+    node.status.addresses.retain(|address| address.address_type == INTERNAL_IP);
+    node.status.addresses.shrink_to_fit();
+    // Of taints, of which nothing is kept.
+    node.metadata.generation = 0;
 }
 
 #[cfg(test)]
@@ -87,24 +136,62 @@ mod tests {
     }
 
     #[test]
-    fn a_status_or_hint_is_no_change_to_a_gateway() {
+    fn a_status_or_hint_is_a_change_to_a_node_and_none_to_a_gateway() {
+        for (reader, is_none) in [(Reader::Gateway, true), (Reader::Node, false)] {
+            status_and_hint(reader, is_none);
+        }
+    }
+
+    fn status_and_hint(reader: Reader, is_none: bool) {
         let of = |json: &str| -> Service {
             let mut read: Service = serde_json::from_str(json).unwrap();
-            service(&mut read);
+            service(&mut read, reader);
             read
         };
         let named = r#"{"metadata": {"name": "web"}, "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}}"#;
-        assert_eq!(of(named), of(r#"{"metadata": {"name": "web"}}"#));
+        assert_eq!(of(named) == of(r#"{"metadata": {"name": "web"}}"#), is_none, "{reader:?}");
         let of = |hints: &str| -> EndpointSlice {
             let json = format!(
                 r#"{{"metadata": {{"name": "web-1"}}, "addressType": "IPv4",
                     "endpoints": [{{"addresses": ["10.0.0.1"]{hints}}}]}}"#
             );
             let mut read: EndpointSlice = serde_json::from_str(&json).unwrap();
-            endpoint_slice(&mut read);
+            endpoint_slice(&mut read, reader, &mut Names::default());
             read
         };
-        assert_eq!(of(r#", "hints": {"forZones": [{"name": "a"}]}"#), of(""));
+        assert_eq!(of(r#", "hints": {"forZones": [{"name": "a"}]}"#) == of(""), is_none, "{reader:?}");
+    }
+
+    #[test]
+    fn what_endpoints_have_in_common_is_held_once() {
+        let endpoint =
+            r#"{"addresses": ["10.0.0.1", "10.0.0.2"], "nodeName": "n", "hints": {"forNodes": [{"name": "n"}]}}"#;
+        let json =
+            format!(r#"{{"metadata": {{"name": "a"}}, "addressType": "IPv4", "endpoints": [{endpoint}, {endpoint}]}}"#);
+        let mut slice: EndpointSlice = serde_json::from_str(&json).unwrap();
+        endpoint_slice(&mut slice, Reader::Node, &mut Names::default());
+        let [first, second] = &slice.endpoints[..] else { panic!("{slice:?}") };
+        assert!(Arc::ptr_eq(first.node_name.as_ref().unwrap(), second.node_name.as_ref().unwrap()));
+        assert!(Arc::ptr_eq(first.hints.as_ref().unwrap(), second.hints.as_ref().unwrap()));
+        assert_eq!(first.addresses, ["10.0.0.1"]);
+    }
+
+    #[test]
+    fn a_heartbeat_of_a_node_is_no_change() {
+        let of = |generation: u32, more: &str| -> Node {
+            let json = format!(
+                r#"{{"metadata": {{"name": "n", "generation": {generation}}}, "spec": {{"podCIDRs": ["10.1.0.0/24"]}},
+                    "status": {{"addresses": [{{"type": "InternalIP", "address": "192.0.2.1"}}{more}}}}}"#
+            );
+            let mut read: Node = serde_json::from_str(&json).unwrap();
+            node(&mut read);
+            read
+        };
+        let heartbeat = r#", {"type": "Hostname", "address": "n"}], "images": [{"names": ["a"], "sizeBytes": 1}],
+            "conditions": [{"type": "Ready", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]"#;
+        assert_eq!(of(1, "]"), of(2, heartbeat));
+        let moved = r#", {"type": "InternalIP", "address": "2001:db8::1"}]"#;
+        assert_ne!(of(1, "]"), of(1, moved));
     }
 
     #[test]

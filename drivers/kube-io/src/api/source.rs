@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_model::finding::{Finding, Severity};
+use headwater_model::object::{HEADLESS_LABEL, SERVICE_PROXY_NAME_LABEL};
 use headwater_model::origin::{Kind, ObjectKey};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -21,6 +22,7 @@ use super::failure::Failure;
 use super::health::{Board, Health, WatchId};
 use super::parse::Parser;
 use super::resource::Scope;
+use super::slim::Reader;
 use super::store::{Event, Store};
 use super::watch::{Message, News, Shared, Watch};
 use crate::Batch;
@@ -47,11 +49,29 @@ pub struct Selection {
     pub always: Vec<String>,
     /// Fills [`Batch::observed`] for the kinds whose status somebody writes or reads.
     pub observe: bool,
+    /// What is kept of the objects.
+    pub reader: Reader,
+}
+
+impl Selection {
+    /// What the service proxy of a node reads: Services, EndpointSlices and Nodes.
+    pub fn of_node() -> Self {
+        let kinds = vec![Kind::Service, Kind::EndpointSlice, Kind::Node];
+        Self { kinds, reader: Reader::Node, ..Self::default() }
+    }
+
+    /// Label selector of the watches of a whole kind, as kube-proxy's.
+    fn labels(&self, kind: Kind) -> Option<Arc<str>> {
+        let is_proxied = matches!(kind, Kind::Service | Kind::EndpointSlice);
+        (self.reader == Reader::Node && is_proxied)
+            .then(|| format!("!{HEADLESS_LABEL},!{SERVICE_PROXY_NAME_LABEL}").into())
+    }
 }
 
 /// An API server that is watched. Dropping it ends the watches.
 pub struct ApiServerSource {
     observe: bool,
+    reader: Reader,
     pool: Pool,
     board: Board,
     shared: Arc<Shared>,
@@ -96,6 +116,7 @@ impl ApiServerSource {
         let (teller, news) = mpsc::channel(WAITING_NEWS);
         let mut source = Self {
             observe: selection.observe,
+            reader: selection.reader,
             pool: Pool::new(server.dialer().clone()),
             board: Board::new(),
             shared: Arc::new(Shared::new()),
@@ -114,12 +135,12 @@ impl ApiServerSource {
             started: false,
             burst_end: None,
         };
-        let kinds: BTreeSet<Kind> = selection.kinds.into_iter().collect();
-        let namespaces: BTreeSet<String> = selection.namespaces.into_iter().collect();
-        if let Some(labels) = selection.namespace_selector {
-            source.store.keep(selection.always.into_iter().map(Arc::from));
+        let kinds: BTreeSet<Kind> = selection.kinds.iter().copied().collect();
+        let namespaces: BTreeSet<String> = selection.namespaces.iter().cloned().collect();
+        if let Some(labels) = &selection.namespace_selector {
+            source.store.keep(selection.always.iter().map(|name| Arc::from(&**name)));
             source.store.select(BTreeSet::new());
-            let scope = Scope { labels: Some(labels.into()), ..Scope::whole(Kind::Namespace, "") };
+            let scope = Scope { labels: Some(labels.as_str().into()), ..Scope::whole(Kind::Namespace, "") };
             let id = source.watch(scope, true);
             source.unlisted.insert(id);
         }
@@ -130,6 +151,7 @@ impl ApiServerSource {
                 false => namespaces.iter().map(|namespace| Scope::whole(kind, namespace)).collect(),
             };
             for scope in scopes {
+                let scope = Scope { labels: selection.labels(kind), ..scope };
                 let id = source.watch(scope, false);
                 source.unlisted.insert(id);
             }
@@ -210,7 +232,7 @@ impl ApiServerSource {
         self.next_id += 1;
         let watch = Watch::new(
             (id, scope.clone()),
-            Parser::new(scope.kind, self.observe),
+            Parser::new(scope.kind, self.observe, self.reader),
             self.pool.seat(),
             self.board.add(id, &scope),
             self.teller.clone(),

@@ -14,6 +14,9 @@ use tokio::sync::watch;
 pub(crate) const INGRESSES: &str = "/apis/networking.k8s.io/v1/ingresses";
 pub(crate) const SETTINGS: &str = "/apis/headwater.dev/v1alpha1/gatewaysettings";
 pub(crate) const SECRETS: &str = "/api/v1/secrets";
+pub(crate) const SERVICES: &str = "/api/v1/services";
+pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+pub(crate) const NODES: &str = "/api/v1/nodes";
 pub(crate) const NAMESPACES: &str = "/api/v1/namespaces";
 
 /// What goes wrong with the next request that it fits.
@@ -340,11 +343,16 @@ impl Asked {
 
     fn fits(&self, collection: &str, object: &Value) -> bool {
         let metadata = &object["metadata"];
-        let label = self.query.get("labelSelector").and_then(|selector| selector.split_once('='));
+        let selector = self.query.get("labelSelector").map(String::as_str).unwrap_or_default();
+        let is_selected = |part: &str| match (part.strip_prefix('!'), part.split_once('=')) {
+            (Some(absent), _) => metadata["labels"].get(absent).is_none(),
+            (None, Some((name, value))) => metadata["labels"][name] == value,
+            (None, None) => part.is_empty(),
+        };
         self.path == collection
             && (self.namespace.is_empty() || metadata["namespace"] == self.namespace)
             && self.name().is_none_or(|name| metadata["name"] == name)
-            && label.is_none_or(|(name, value)| metadata["labels"][name] == value)
+            && selector.split(',').all(is_selected)
     }
 }
 

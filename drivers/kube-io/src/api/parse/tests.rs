@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 
 fn read(kind: Kind, object: &Value) -> Item {
-    Parser::new(kind, false).item(&object.to_string()).unwrap()
+    Parser::new(kind, false, Reader::Gateway).item(&object.to_string()).unwrap()
 }
 
 fn ingress(spec: &Value) -> Value {
@@ -65,9 +65,9 @@ fn what_cannot_be_told_apart_from_other_objects_is_no_object() {
         json!({ "metadata": { "name": "a" } }),
         json!({ "metadata": { "name": "", "resourceVersion": "1" } }),
     ] {
-        assert!(Parser::new(Kind::Ingress, true).item(&object.to_string()).is_err(), "{object}");
+        assert!(Parser::new(Kind::Ingress, true, Reader::Gateway).item(&object.to_string()).is_err(), "{object}");
     }
-    assert!(Parser::new(Kind::Ingress, true).item("{\"metadata\":").is_err());
+    assert!(Parser::new(Kind::Ingress, true, Reader::Gateway).item("{\"metadata\":").is_err());
 }
 
 #[test]
@@ -86,7 +86,8 @@ fn the_servers_side_of_an_object_is_read_where_it_is_wanted() {
             { "type": "Broken" },
         ],
     });
-    let observed = Parser::new(Kind::Ingress, true).item(&object.to_string()).unwrap().observed.unwrap();
+    let observed =
+        Parser::new(Kind::Ingress, true, Reader::Gateway).item(&object.to_string()).unwrap().observed.unwrap();
     assert_eq!((&*observed.uid, observed.generation, observed.status_is_ours), ("u-1", 3, true));
     let names = PublishedAddress::Hostname("lb.example.com".to_owned());
     assert_eq!(observed.addresses, [PublishedAddress::Ip("192.0.2.1".parse().unwrap()), names]);
@@ -98,7 +99,12 @@ fn a_status_belongs_to_us_only_by_our_manager_in_the_status() {
     let owned = |manager: &str, subresource: Option<&str>| {
         let mut object = ingress(&json!({}));
         object["metadata"]["managedFields"] = json!([{ "manager": manager, "subresource": subresource }]);
-        Parser::new(Kind::Ingress, true).item(&object.to_string()).unwrap().observed.unwrap().status_is_ours
+        Parser::new(Kind::Ingress, true, Reader::Gateway)
+            .item(&object.to_string())
+            .unwrap()
+            .observed
+            .unwrap()
+            .status_is_ours
     };
     for (manager, subresource, ours) in
         [(FIELD_MANAGER, Some("status"), true), (FIELD_MANAGER, None, false), ("nginx", Some("status"), false)]
@@ -111,7 +117,7 @@ fn a_status_belongs_to_us_only_by_our_manager_in_the_status() {
 fn the_servers_side_is_read_of_an_invalid_object_too() {
     let mut object = ingress(&json!({ "rules": 1 }));
     object["metadata"]["uid"] = json!("u-2");
-    let item = Parser::new(Kind::Ingress, true).item(&object.to_string()).unwrap();
+    let item = Parser::new(Kind::Ingress, true, Reader::Gateway).item(&object.to_string()).unwrap();
     assert!(item.object.is_err());
     assert_eq!(&*item.observed.unwrap().uid, "u-2");
 }

@@ -4,10 +4,11 @@ use serde_json::json;
 
 use super::super::parse::Parser;
 use super::*;
+use crate::api::slim::Reader;
 
 fn object(kind: Kind, namespace: &str, name: &str, spec: serde_json::Value) -> Item {
     let metadata = json!({ "name": name, "namespace": namespace, "resourceVersion": "1" });
-    Parser::new(kind, false).item(&json!({ "metadata": metadata, "spec": spec }).to_string()).unwrap()
+    Parser::new(kind, false, Reader::Gateway).item(&json!({ "metadata": metadata, "spec": spec }).to_string()).unwrap()
 }
 
 fn ingress(namespace: &str, name: &str, class: &str) -> Item {

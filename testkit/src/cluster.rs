@@ -50,6 +50,7 @@ use serde_json::json;
 
 use self::api::Clients;
 pub use self::audit::AuditedRequest;
+pub use self::container::headwater;
 use self::identity::Pki;
 pub use self::identity::TokenKubeconfig;
 pub use self::network::{Network, Outside};
@@ -202,7 +203,7 @@ impl Cluster {
         self.pki.file("ca.crt")
     }
 
-    /// The path of a program: `kubectl`, `helm`, `etcd`, `kube-apiserver` or `kube-controller-manager`.
+    /// The path of a program: `kubectl`, `helm`, `etcd`, `kube-apiserver`, `kube-controller-manager` or `kube-proxy`.
     ///
     /// # Errors
     /// When it is absent.

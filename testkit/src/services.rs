@@ -10,8 +10,8 @@
 //!
 //! Everything is routed, and nothing is translated but by what a test starts on the nodes. Each pod has a cable to its
 //! node, whose end has the gateway's address ([as kind has it]), so that all its packets pass the node's netfilter.
-//! Packets to external addresses (203.0.113.0/24, 2001:db8:f::/64) and to cluster IPs reach the node that the client
-//! names by its own address: see [`Entry`].
+//! Packets to VIPs (203.0.113.0/24, 2001:db8:f::/64), external and cluster IPs reach the node that the client
+//! names by its own address: see [`Entry`]. Those of nobody else are forwarded by the router.
 //!
 //! ```no_run
 //! use headwater_testkit::lab;

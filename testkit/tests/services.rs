@@ -10,7 +10,7 @@ use headwater_testkit::services::{Capture, Entry, Family, Outcome, Topology, Tra
 fn packets_to_a_vip_reach_the_node_that_the_clients_address_names() -> Result<()> {
     lab::test(|lab| {
         let topology = Topology::start(lab)?;
-        let (v4, v6) = (Family::V4.external(1), Family::V6.external(1));
+        let (v4, v6) = (Family::V4.vip(1), Family::V6.vip(1));
         for node in topology.nodes() {
             let pod = topology.pod(node.number(), &format!("web-{}", node.number()))?;
             topology.serve(&pod, 8080)?;
@@ -30,7 +30,7 @@ fn packets_to_a_vip_reach_the_node_that_the_clients_address_names() -> Result<()
             Family::ALL.into_iter().flat_map(move |family| Transport::ALL.map(|transport| (number, family, transport)))
         }) {
             for (entry, passes) in [(Entry::Router(number), false), (Entry::Balancer(number), true)] {
-                let vip = SocketAddr::new(family.external(1), 80);
+                let vip = SocketAddr::new(family.vip(1), 80);
                 let client = entry.client(family);
                 let outcome = ask(topology.client(), Some(client), vip, transport)?;
                 let seen = outcome.seen().with_context(|| format!("{entry:?} {vip} {transport:?}: {outcome:?}"))?;

@@ -184,7 +184,10 @@ fn expand(text: &str, environment: &BTreeMap<String, String>) -> String {
 }
 
 /// The headwater program: `$HEADWATER_BIN`, else that of the workspace, which is built when it is not up to date.
-pub(super) fn headwater() -> Result<PathBuf> {
+///
+/// # Errors
+/// When it is absent or does not build.
+pub fn headwater() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("HEADWATER_BIN").filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
         ensure!(path.is_file(), "HEADWATER_BIN={} is no file", path.display());

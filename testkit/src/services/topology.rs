@@ -49,8 +49,17 @@ impl Family {
         }
     }
 
-    /// An address outside of the cluster that the router sends to a node: 203.0.113.x, 2001:db8:f::x.
-    pub fn external(self, last: u8) -> IpAddr {
+    /// An external address, that the router sends to a node: 198.18.0.x,
+    /// 2001:db8:e::x.
+    pub fn external_ip(self, last: u8) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(198, 18, 0, last).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xe, 0, 0, 0, 0, decimal(last)).into(),
+        }
+    }
+
+    /// An address of a load balancer that the router sends to a node: 203.0.113.x, 2001:db8:f::x.
+    pub fn vip(self, last: u8) -> IpAddr {
         match self {
             Self::V4 => Ipv4Addr::new(203, 0, 113, last).into(),
             Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, decimal(last)).into(),
@@ -96,14 +105,20 @@ impl Entry {
     }
 }
 
+/// Lets a host send every ICMP error, however many there are.
+fn answer_all(host: &Host) -> Result<()> {
+    host.sysctl("net.ipv4.icmp_ratelimit", "0")?;
+    host.sysctl("net.ipv6.icmp.ratelimit", "0")
+}
+
 fn number(node: usize) -> u8 {
     u8::try_from(node).expect("there are three nodes")
 }
 
 const NODES: usize = 3;
-/// Of each family.
-const EXTERNAL: [&str; 2] = ["203.0.113.0/24", "2001:db8:f::/64"];
-const CLUSTER_IPS: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
+/// What clients reach by way of a node, of each family: VIPs, other external addresses, cluster IPs.
+const SERVICES: [[&str; 3]; 2] =
+    [["203.0.113.0/24", "198.18.0.0/24", "10.96.0.0/16"], ["2001:db8:f::/64", "2001:db8:e::/64", "fd00:10:96::/112"]];
 const LENGTHS: [u8; 2] = [24, 64];
 const HOST_LENGTHS: [u8; 2] = [32, 128];
 
@@ -201,6 +216,11 @@ impl<'lab> Topology<'lab> {
         let nodes: Vec<Node> = nodes.collect::<Result<_>>()?;
         let topology =
             Self { client, router, balancer, nodes, pods: Mutex::default(), servers: Servers::start()?, lab };
+        for host in
+            topology.nodes.iter().map(Node::host).chain([&topology.client, &topology.router, &topology.balancer])
+        {
+            answer_all(host)?;
+        }
         topology.wire()?;
         topology.address()?;
         topology.route()?;
@@ -259,8 +279,12 @@ impl<'lab> Topology<'lab> {
             let src = family.client(7);
             let routes = format!("route add default via {} src {src}\n", family.client(1));
             self.client.ip_batch(&routes)?;
-            self.router.ip_batch(&self.entries(family, EXTERNAL[index], CLUSTER_IPS[index], false)?)?;
-            let balancer = self.entries(family, EXTERNAL[index], CLUSTER_IPS[index], true)?;
+            // Whatever a node should have taken for itself ends there.
+            for prefix in SERVICES[index] {
+                self.router.ip(&format!("route add blackhole {prefix}"))?;
+            }
+            self.router.ip_batch(&self.entries(family, SERVICES[index], false)?)?;
+            let balancer = self.entries(family, SERVICES[index], true)?;
             self.balancer.ip_batch(&format!("{default}{balancer}"))?;
             for node in &self.nodes {
                 let mut text = default.clone();
@@ -274,7 +298,7 @@ impl<'lab> Topology<'lab> {
     }
 
     /// Rules and routes by which the router, or the balancer, obeys the client's address.
-    fn entries(&self, family: Family, external: &str, cluster: &str, balancer: bool) -> Result<String> {
+    fn entries(&self, family: Family, prefixes: [&str; 3], balancer: bool) -> Result<String> {
         let mut text = String::new();
         for node in &self.nodes {
             let ways = [
@@ -286,7 +310,7 @@ impl<'lab> Topology<'lab> {
                 let table = 100 + u16::from(entry.last());
                 // Both families know the table by the same number.
                 writeln!(text, "rule add from {} lookup {table} priority {table}", entry.client(family))?;
-                for prefix in [external, cluster] {
+                for prefix in prefixes {
                     writeln!(text, "route add {prefix} via {via} table {table}")?;
                 }
             }
@@ -339,6 +363,7 @@ impl<'lab> Topology<'lab> {
         let others = pods.iter().filter(|pod| pod.node == node.number && pod.host.name() != node.name()).count();
         let last = u8::try_from(others + 2).ok().filter(|last| *last < 250).context("room for another pod")?;
         let host = self.lab.host(name)?;
+        answer_all(&host)?;
         let veth = format!("pod{last}");
         host.wire("eth0", node.host(), &veth)?;
         for (family, length) in Family::ALL.into_iter().zip(HOST_LENGTHS) {

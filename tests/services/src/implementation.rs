@@ -1,0 +1,84 @@
+//! Who programs the nodes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+use headwater_testkit::cluster::{Cluster, headwater};
+use headwater_testkit::lab::Process;
+use headwater_testkit::services::Node;
+use serde_json::{Value, json};
+
+/// All pods' addresses.
+pub const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:10:244::/56";
+/// All cluster IPs.
+pub const SERVICE_CIDR: &str = "10.96.0.0/16,fd00:10:96::/112";
+
+/// A service proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Implementation {
+    /// kube-proxy with `mode: nftables`.
+    Nftables,
+    /// kube-proxy with `mode: iptables`.
+    Iptables,
+    /// `headwater node`.
+    Headwater,
+}
+
+impl Implementation {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Nftables, Self::Iptables, Self::Headwater];
+
+    /// A word for names of objects.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+            Self::Headwater => "headwater",
+        }
+    }
+
+    /// Starts it on a node. Files go to `dir`.
+    ///
+    /// # Errors
+    /// When the program is absent.
+    pub fn start(self, cluster: &Cluster, node: &Node, dir: &Path) -> Result<Process> {
+        let mut command = match self {
+            Self::Nftables | Self::Iptables => Command::new(cluster.program("kube-proxy")?),
+            Self::Headwater => Command::new(headwater()?),
+        };
+        match self {
+            Self::Nftables | Self::Iptables => {
+                let file = dir.join(format!("{}-{}.json", self.word(), node.name()));
+                fs::write(&file, kube_proxy(self.word(), cluster.kubeconfig(), node.name()).to_string())?;
+                command.arg("--config").arg(file).arg("--v=2");
+            }
+            Self::Headwater => {
+                command.arg("node").arg("--kubeconfig").arg(cluster.kubeconfig());
+                command.args(["--node-name", node.name()]);
+                command.args(["--cluster-cidr", CLUSTER_CIDR, "--service-cidr", SERVICE_CIDR]);
+            }
+        }
+        node.host().spawn_process(&command)
+    }
+}
+
+/// Its defaults, but: no pause between two changes, and no sysctl outside of the node's network namespace.
+fn kube_proxy(mode: &str, kubeconfig: &Path, node: &str) -> Value {
+    let pace = json!({ "minSyncPeriod": "0s", "syncPeriod": "30s" });
+    json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clientConnection": { "kubeconfig": kubeconfig },
+        "hostnameOverride": node,
+        "mode": mode,
+        "detectLocalMode": "ClusterCIDR",
+        "clusterCIDR": CLUSTER_CIDR,
+        "conntrack": {
+            "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s",
+        },
+        "iptables": pace,
+        "nftables": pace,
+    })
+}

@@ -1,0 +1,4 @@
+//! Packets through Services, programmed by kube-proxy and by Headwater.
+
+mod table;
+mod why;

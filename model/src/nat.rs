@@ -159,7 +159,8 @@ pub enum KeepClient {
     Masquerade,
 }
 
-/// Which node takes a flow: [`Self::places`]`[hash % places.len()]` is an index into [`Self::nodes`].
+/// Which node takes a flow: place `hash * places.len() >> 32` of [`Self::places`] is an index into [`Self::nodes`], with a
+/// hash of 32 bits. The number of places is a power of two.
 ///
 /// Nodes that see the same endpoints in the same state make the same table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use crate::decode;
 use crate::error::{EncodeError, Place};
-use crate::types::{self, Data, Element, Field, Key, Kind, Mark, Port, Proto, Set, Table, Tuple, Verdict, width};
+use crate::rule::{self, Remember};
+use crate::types::{self, Data, Element, Field, Key, Kind, Mark, Name, Port, Proto, Set, Table, Tuple, Verdict, width};
 use crate::wire::{self, Writer};
 
 /// The largest batch, in bytes: more than a million elements.
@@ -130,6 +131,29 @@ impl Batch {
             return Err(EncodeError::Misfit { set: set.clone(), element: key.to_string() });
         }
         self.element(wire::NFT_MSG_DELSETELEM, set, key, None)
+    }
+
+    /// Makes this the only rule of a chain that is there.
+    ///
+    /// # Errors
+    /// When the rule's key or data are not those of its map.
+    pub fn only_rule(&mut self, chain: &Name, rule: &Remember) -> Result<(), EncodeError> {
+        if !rule.fits() {
+            return Err(EncodeError::Misfit { set: rule.map.clone(), element: format!("{:?} : {:?}", rule.key, rule.data) });
+        }
+        self.close();
+        let table = rule.map.table();
+        let family = table.family.number();
+        let start = self.writer.begin(wire::NFT_MSG_DELRULE, wire::NLM_F_REQUEST, family, 0);
+        rule::write_chain(&mut self.writer, table.name.as_str(), chain.as_str());
+        self.writer.end(start);
+        self.messages.push(Sent { start, what: What::Set(rule.map.clone()) });
+        let flags = wire::NLM_F_REQUEST | wire::NLM_F_CREATE | wire::NLM_F_APPEND;
+        let start = self.writer.begin(wire::NFT_MSG_NEWRULE, flags, family, 0);
+        rule.write(&mut self.writer, chain.as_str());
+        self.writer.end(start);
+        self.messages.push(Sent { start, what: What::Set(rule.map.clone()) });
+        Ok(())
     }
 
     /// Deletes all elements of a set.

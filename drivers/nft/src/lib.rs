@@ -34,6 +34,7 @@ mod events;
 mod fuzz;
 mod kernel;
 mod program;
+mod rule;
 mod socket;
 mod types;
 mod wire;
@@ -44,6 +45,7 @@ pub use events::{Commit, Events, Notice, Object, Touched};
 pub use fuzz::fuzz;
 pub use kernel::{Applied, Dump, Generation, Kernel};
 pub use program::load;
+pub use rule::{Load, Remember};
 pub use types::{
     Data, Element, Family, Field, Key, Kind, Mark, Name, Port, Proto, Set, SetData, Table, Tuple, Verdict,
 };

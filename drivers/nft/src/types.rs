@@ -57,6 +57,8 @@ pub enum Family {
     Ip,
     /// IPv6.
     Ip6,
+    /// Hooks of one device.
+    Netdev,
 }
 
 impl Family {
@@ -66,6 +68,7 @@ impl Family {
             Self::Inet => 1,
             Self::Ip => 2,
             Self::Ip6 => 10,
+            Self::Netdev => 5,
         }
     }
 }
@@ -76,6 +79,7 @@ impl fmt::Display for Family {
             Self::Inet => "inet",
             Self::Ip => "ip",
             Self::Ip6 => "ip6",
+            Self::Netdev => "netdev",
         })
     }
 }

@@ -13,6 +13,7 @@ pub(crate) const NLM_F_CAPPED: u16 = 0x100;
 pub(crate) const NLM_F_ACK_TLVS: u16 = 0x200;
 pub(crate) const NLM_F_DUMP: u16 = 0x300;
 pub(crate) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_APPEND: u16 = 0x800;
 pub(crate) const NLMSGERR_ATTR_MSG: u16 = 1;
 pub(crate) const NLMSGERR_ATTR_OFFS: u16 = 2;
 pub(crate) const NLA_HEADER: usize = 4;
@@ -30,6 +31,8 @@ pub(crate) const NFNL_BATCH_GENID: u16 = 1;
 // nf_tables.h
 pub(crate) const NFT_MSG_NEWTABLE: u16 = message(0);
 pub(crate) const NFT_MSG_DELTABLE: u16 = message(2);
+pub(crate) const NFT_MSG_NEWRULE: u16 = message(6);
+pub(crate) const NFT_MSG_DELRULE: u16 = message(8);
 pub(crate) const NFT_MSG_NEWSETELEM: u16 = message(12);
 pub(crate) const NFT_MSG_GETSETELEM: u16 = message(13);
 pub(crate) const NFT_MSG_DELSETELEM: u16 = message(14);

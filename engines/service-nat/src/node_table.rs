@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use headwater_model::nat::{NodeShare, NodeTable};
 
-/// Primes. The first that has enough places for each endpoint is taken, or the last: a table is in the kernel once for
-/// each Service port, so it is no larger than even balance needs.
-const SIZES: [usize; 5] = [251, 1021, 4093, 16_381, 65_521];
+/// Powers of two, so that each place of a table is a whole number of places of a larger one. The first that has enough
+/// for each endpoint is taken, or the last.
+const SIZES: [usize; 4] = [1024, 4096, 16_384, 65_536];
 
 /// Rounding moves a share by one place: at most 2.5 % of what one endpoint has.
 const PLACES_PER_ENDPOINT: usize = 40;
@@ -28,15 +28,15 @@ pub(crate) fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
     mix(bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, fold))
 }
 
-/// Fills a table in proportion to weights; `None` without nodes. Of more than 65,521 nodes the first take part.
+/// Fills a table in proportion to weights; `None` without nodes. Of more than 65,535 nodes the first take part.
 ///
 /// A node that comes or goes moves its own places and few others, as long as the number of endpoints stays within one
-/// size: 6, 25, 102 and 409 endpoints are the thresholds at which most places move once.
+/// size: 25, 102 and 409 endpoints are the thresholds at which most places move once.
 pub fn node_table(mut nodes: Vec<NodeShare>) -> Option<NodeTable> {
     nodes.retain(|share| share.weight > 0);
     nodes.sort();
     nodes.dedup_by(|next, kept| kept.node == next.node);
-    nodes.truncate(SIZES[SIZES.len() - 1]);
+    nodes.truncate(usize::from(u16::MAX));
     let heaviest = u64::from(nodes.iter().map(|share| share.weight).max()?);
     let endpoints: usize = nodes.iter().map(|share| share.weight as usize).sum();
     let wanted = endpoints.saturating_mul(PLACES_PER_ENDPOINT);
@@ -45,8 +45,9 @@ pub fn node_table(mut nodes: Vec<NodeShare>) -> Option<NodeTable> {
         .iter()
         .map(|share| {
             let hash = hash(share.node.as_deref().unwrap_or_default().bytes());
-            let (size, last) = (size as u64, size as u64 - 1);
-            Walk { place: (hash % size) as usize, skip: 1 + (mix(hash) % last) as usize, due: 0 }
+            // An odd step comes by every place of a power of two.
+            let (size, step) = (size as u64, mix(hash) | 1);
+            Walk { place: (hash % size) as usize, skip: (step % size) as usize, due: 0 }
         })
         .collect();
     const FREE: u16 = u16::MAX;

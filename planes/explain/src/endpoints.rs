@@ -1,0 +1,168 @@
+//! Which endpoints a forwarded packet may reach from a node, and how it is handled on the way to each.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use headwater_model::nat::{FrontendAddress, KeepClient, Masquerade, PortRules, Slot};
+use headwater_model::tunnel::{Peers, TunnelEnd};
+use headwater_service_nat::Place;
+
+/// Endpoints that are handled alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) endpoints: Vec<SocketAddr>,
+    /// Where they are.
+    pub(crate) node: Option<Arc<str>>,
+    pub(crate) weight: u32,
+    pub(crate) handling: Handling,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Handling {
+    /// Destination translated, source kept.
+    Translate,
+    /// The endpoint is the source itself.
+    Hairpin,
+    Masquerade(Reason),
+    /// Sent unchanged to the endpoints' node, which translates. `hairpin`: and masquerades.
+    Tunnel {
+        here: TunnelEnd,
+        there: TunnelEnd,
+        hairpin: bool,
+    },
+}
+
+/// Why the source is the node's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reason {
+    /// `headwater.dev/source-ip: masquerade`, or the setting.
+    Wanted,
+    /// The receiving node has no tunnel.
+    NoTunnelHere,
+    /// The endpoints' node has none, with what is wrong there if something is.
+    NoTunnelThere(Option<String>),
+    /// Nobody says on which node the endpoints are.
+    NoNode,
+    /// From outside of the cluster to a cluster IP.
+    OffCluster,
+    /// `--masquerade-all`.
+    All,
+    /// Sent by the node itself to an external address.
+    FromNode,
+}
+
+/// How a packet is forwarded, as `decide` says.
+pub(crate) struct Forward<'a> {
+    pub(crate) node: &'a Arc<str>,
+    pub(crate) place: Place,
+    pub(crate) source: IpAddr,
+    pub(crate) rules: &'a PortRules,
+    pub(crate) address: FrontendAddress,
+    pub(crate) slots: &'a [Slot],
+    pub(crate) masquerade: Masquerade,
+    pub(crate) masquerade_all: bool,
+}
+
+impl Forward<'_> {
+    /// In order of nodes. `local_of`: what a node translates to that gets the packet by tunnel.
+    pub(crate) fn ways(&self, peers: &Peers, local_of: impl FnMut(&Arc<str>) -> Vec<SocketAddr>) -> Vec<Way> {
+        match (self.masquerade, &self.rules.nodes) {
+            (Masquerade::UnlessKept, Some(table)) => {
+                let shares: Vec<_> = table.nodes.iter().map(|share| (share.node.clone(), share.weight)).collect();
+                self.kept(&shares, peers, local_of)
+            }
+            _ => self.direct(),
+        }
+    }
+
+    /// The node is chosen first, then one of its endpoints.
+    fn kept(
+        &self,
+        shares: &[(Option<Arc<str>>, u32)],
+        peers: &Peers,
+        mut local_of: impl FnMut(&Arc<str>) -> Vec<SocketAddr>,
+    ) -> Vec<Way> {
+        let mut ways = Vec::new();
+        for (name, weight) in shares {
+            let of_node = || self.addresses(self.slots, |on| on == name.as_ref());
+            let end = |name: &Arc<str>| peers.by_name.get(name).and_then(|peer| peer.tunnel);
+            let problem = |name: &Arc<str>| peers.by_name.get(name).and_then(|peer| peer.problem.clone());
+            let (endpoints, handling) = match (name, peers.own) {
+                (Some(name), _) if name == self.node => {
+                    (self.addresses(&self.rules.local, |_| true), Handling::Translate)
+                }
+                (None, _) => (of_node(), Handling::Masquerade(Reason::NoNode)),
+                (Some(_), None) => (of_node(), Handling::Masquerade(Reason::NoTunnelHere)),
+                (Some(name), Some(here)) => match end(name) {
+                    Some(there) => (local_of(name), Handling::Tunnel { here, there, hairpin: false }),
+                    None => (of_node(), Handling::Masquerade(Reason::NoTunnelThere(problem(name)))),
+                },
+            };
+            self.push(&mut ways, name.clone(), endpoints, handling, *weight);
+        }
+        ways
+    }
+
+    /// One of all endpoints is chosen here.
+    fn direct(&self) -> Vec<Way> {
+        let mut by_node: BTreeMap<Option<&Arc<str>>, Vec<SocketAddr>> = BTreeMap::new();
+        for endpoint in self.slots.iter().filter_map(|slot| self.rules.endpoint(*slot)) {
+            by_node.entry(endpoint.node.as_ref()).or_default().push(endpoint.address);
+        }
+        let handling = match self.masquerade {
+            Masquerade::Always => Handling::Masquerade(match (self.address, self.place) {
+                (FrontendAddress::ClusterIp(_), _) if self.masquerade_all => Reason::All,
+                (FrontendAddress::ClusterIp(_), _) => Reason::OffCluster,
+                (_, Place::Node) => Reason::FromNode,
+                _ => Reason::Wanted,
+            }),
+            _ => Handling::Translate,
+        };
+        let mut ways = Vec::new();
+        for (name, endpoints) in by_node {
+            let weight = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
+            self.push(&mut ways, name.cloned(), endpoints, handling.clone(), weight);
+        }
+        ways
+    }
+
+    /// Adds the endpoints, and apart from them the one that is the source.
+    fn push(
+        &self,
+        ways: &mut Vec<Way>,
+        node: Option<Arc<str>>,
+        mut endpoints: Vec<SocketAddr>,
+        handling: Handling,
+        weight: u32,
+    ) {
+        endpoints.sort();
+        let (itself, others): (Vec<_>, Vec<_>) = endpoints.into_iter().partition(|end| end.ip() == self.source);
+        let alike = match &handling {
+            Handling::Translate => Handling::Hairpin,
+            Handling::Tunnel { here, there, .. } => Handling::Tunnel { here: *here, there: *there, hairpin: true },
+            other => other.clone(),
+        };
+        let of_itself = if others.is_empty() { weight } else { u32::try_from(itself.len()).unwrap_or(1) };
+        let of_others = if itself.is_empty() { weight } else { weight.saturating_sub(of_itself).max(1) };
+        for (endpoints, handling, weight) in [(others, handling, of_others), (itself, alike, of_itself)] {
+            if !endpoints.is_empty() {
+                ways.push(Way { endpoints, node: node.clone(), weight, handling });
+            }
+        }
+    }
+
+    fn addresses(&self, slots: &[Slot], wanted: impl Fn(Option<&Arc<str>>) -> bool) -> Vec<SocketAddr> {
+        let endpoints = slots.iter().filter_map(|slot| self.rules.endpoint(*slot));
+        endpoints.filter(|endpoint| wanted(endpoint.node.as_ref())).map(|endpoint| endpoint.address).collect()
+    }
+}
+
+/// The word of the annotation and of the flag.
+pub(crate) fn word(keep: KeepClient) -> &'static str {
+    match keep {
+        KeepClient::ViaIngress => "preserve",
+        KeepClient::Direct => "preserve-direct",
+        KeepClient::Masquerade => "masquerade",
+    }
+}

@@ -38,7 +38,7 @@ pub(crate) enum Handling {
 pub(crate) enum Reason {
     /// `headwater.dev/source-ip: masquerade`, or the setting.
     Wanted,
-    /// The receiving node has no tunnel.
+    /// The receiving node has no tunnel: to all endpoints, its own as well.
     NoTunnelHere,
     /// The endpoints' node has none, with what is wrong there if something is.
     NoTunnelThere(Option<String>),
@@ -67,10 +67,10 @@ pub(crate) struct Forward<'a> {
 impl Forward<'_> {
     /// In order of nodes. `local_of`: what a node translates to that gets the packet by tunnel.
     pub(crate) fn ways(&self, peers: &Peers, local_of: impl FnMut(&Arc<str>) -> Vec<SocketAddr>) -> Vec<Way> {
-        match (self.masquerade, &self.rules.nodes) {
-            (Masquerade::UnlessKept, Some(table)) => {
+        match (self.masquerade, &self.rules.nodes, peers.own) {
+            (Masquerade::UnlessKept, Some(table), Some(own)) => {
                 let shares: Vec<_> = table.nodes.iter().map(|share| (share.node.clone(), share.weight)).collect();
-                self.kept(&shares, peers, local_of)
+                self.kept(&shares, own, peers, local_of)
             }
             _ => self.direct(),
         }
@@ -80,6 +80,7 @@ impl Forward<'_> {
     fn kept(
         &self,
         shares: &[(Option<Arc<str>>, u32)],
+        here: TunnelEnd,
         peers: &Peers,
         mut local_of: impl FnMut(&Arc<str>) -> Vec<SocketAddr>,
     ) -> Vec<Way> {
@@ -88,16 +89,13 @@ impl Forward<'_> {
             let of_node = || self.addresses(self.slots, |on| on == name.as_ref());
             let end = |name: &Arc<str>| peers.by_name.get(name).and_then(|peer| peer.tunnel);
             let problem = |name: &Arc<str>| peers.by_name.get(name).and_then(|peer| peer.problem.clone());
-            let (endpoints, handling) = match (name, peers.own) {
-                (Some(name), _) if name == self.node => {
-                    (self.addresses(&self.rules.local, |_| true), Handling::Translate)
-                }
-                (None, _) => (of_node(), Handling::Masquerade(Reason::NoNode)),
-                (Some(_), None) => (of_node(), Handling::Masquerade(Reason::NoTunnelHere)),
-                (Some(name), Some(here)) => match end(name) {
+            let (endpoints, handling) = match name {
+                Some(name) if name == self.node => (self.addresses(&self.rules.local, |_| true), Handling::Translate),
+                Some(name) => match end(name) {
                     Some(there) => (local_of(name), Handling::Tunnel { here, there, hairpin: false }),
                     None => (of_node(), Handling::Masquerade(Reason::NoTunnelThere(problem(name)))),
                 },
+                None => (of_node(), Handling::Masquerade(Reason::NoNode)),
             };
             self.push(&mut ways, name.clone(), endpoints, handling, *weight);
         }
@@ -111,6 +109,8 @@ impl Forward<'_> {
             by_node.entry(endpoint.node.as_ref()).or_default().push(endpoint.address);
         }
         let handling = match self.masquerade {
+            // As long as there is no tunnel, endpoints of the node itself are no exception.
+            Masquerade::UnlessKept => Handling::Masquerade(Reason::NoTunnelHere),
             Masquerade::Always => Handling::Masquerade(match (self.address, self.place) {
                 (FrontendAddress::ClusterIp(_), _) if self.masquerade_all => Reason::All,
                 (FrontendAddress::ClusterIp(_), _) => Reason::OffCluster,

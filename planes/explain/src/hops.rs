@@ -107,7 +107,7 @@ impl Told<'_> {
         let node = way.node.as_deref().unwrap_or_default();
         let why = match reason {
             Reason::Wanted => "it is set so".to_owned(),
-            Reason::NoTunnelHere => "this node has no tunnel to send it by".to_owned(),
+            Reason::NoTunnelHere => "this node has no tunnel, by which it could do otherwise".to_owned(),
             Reason::NoTunnelThere(None) => format!("node {node} has no tunnel"),
             Reason::NoTunnelThere(Some(problem)) => format!("node {node} has no tunnel: {problem}"),
             Reason::NoNode => "on which node the endpoint is, no slice says".to_owned(),

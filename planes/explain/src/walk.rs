@@ -248,9 +248,10 @@ impl<'a> Walk<'a> {
     /// The packet comes to a node, or begins there.
     pub(crate) fn arrive(&mut self, node: &Arc<str>, source: IpAddr, at: SocketAddr, trail: Trail) -> Vec<Path> {
         let snapshot = self.snapshot(node, at);
+        // In the order of the kernel's rules: a bridge's address may be in the range of the node's pods.
         let place = match self.world.owner(source) {
-            Some(owner) if owner == node => From::Node,
             _ if snapshot.node.is_local_pod(source) => From::Pod,
+            Some(owner) if owner == node => From::Node,
             _ => From::Remote,
         };
         let packet = Packet { place, source, destination: at, protocol: self.protocol() };

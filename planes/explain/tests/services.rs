@@ -54,7 +54,7 @@ fn every_kind_of_target_goes_its_own_way() {
             &[
                 "lost@1 10.244.1.2 sees 192.0.2.13 by node-3:masquerade node-1:route",
                 "lost@1 10.244.2.2 sees 192.0.2.13 by node-3:masquerade node-2:route",
-                "kept 10.244.3.2 sees 198.51.100.7 by node-3:translate",
+                "lost@1 10.244.3.2 sees 192.0.2.13 by node-3:masquerade",
             ],
         ),
         (

@@ -1,4 +1,5 @@
 # headwater as a static binary on an empty image: docker build --tag headwater:0.1.0 .
+# With the program nft, for `headwater node`:     docker build --target node --tag headwater-node:0.1.0 .
 ARG RUST_VERSION=1.95
 
 FROM rust:${RUST_VERSION}-slim-bookworm AS build
@@ -18,6 +19,19 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && cp "target/$target/dist/headwater" /headwater \
     && strip --strip-debug /headwater \
     && ! readelf --program-headers --wide /headwater | grep --quiet INTERP
+
+# nft loads the constant rules. It is dynamically linked, so it comes with the distribution that it is tested on.
+FROM debian:bookworm-slim AS node
+LABEL org.opencontainers.image.title="headwater-node" \
+      org.opencontainers.image.description="Services in the kernel, and the client's address kept" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends nftables \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /headwater /headwater
+# Root, since the capability NET_ADMIN reaches nobody else.
+USER 0:0
+ENTRYPOINT ["/headwater"]
 
 FROM scratch
 LABEL org.opencontainers.image.title="headwater" \

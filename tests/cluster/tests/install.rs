@@ -172,6 +172,21 @@ const VALUES: &[(&str, &str, &str, bool)] = &[
         true,
     ),
     (
+        "agents on nodes",
+        "node: {enabled: true, apiServer: {host: 192.0.2.1}, clusterCIDRs: [10.0.0.0/8, \"fd10::/16\"], \
+         serviceCIDRs: [172.16.0.0/16], nodePortAddresses: [192.0.2.0/24], sourceIP: preserve-direct, tunnelMTU: 1400, \
+         masqueradeAll: true, adminAddress: \"0.0.0.0:9181\", extraArgs: [--log=debug], \
+         image: {repository: registry.example.com/node, tag: \"2\"}}",
+        "--cluster-cidr=10.0.0.0/8,fd10::/16",
+        false,
+    ),
+    (
+        "agents that clean up",
+        "node: {enabled: true, cleanup: true}\nfullnameOverride: edge",
+        "command: [sleep, infinity]",
+        false,
+    ),
+    (
         "gateways alone",
         "controller: {enabled: false}\nwebhook: {enabled: false}\nnetworkPolicy: {enabled: false}",
         "kind: Deployment",
@@ -228,6 +243,8 @@ async fn what_cannot_work_is_refused_while_rendering() -> Result<()> {
         ("gateway: {replica: 3}".to_owned(), "replica"),
         ("webhook: {failurePolicy: Retry}".to_owned(), "failurePolicy"),
         ("nginxConfigMap: controller".to_owned(), "nginxConfigMap"),
+        ("node: {sourceIP: keep}".to_owned(), "sourceIP"),
+        ("node: {clusterCIDRs: [10.0.0.0]}".to_owned(), "clusterCIDRs"),
     ];
     let cluster = cluster().await?;
     for (values, message) in cases {
@@ -243,9 +260,13 @@ async fn rendered_files_are_those_of_the_chart_and_are_accepted() -> Result<()> 
     let helm = cluster.program("helm")?;
     let check = Command::new(root().join("deploy/render")).arg("--check").env("HELM", helm).output()?;
     ensure!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
-    for file in ["deploy/manifests/headwater.yaml", "deploy/manifests/clear-status.yaml"] {
+    let own = "apiVersion: v1\nkind: Namespace\nmetadata: {name: headwater-node}\n";
+    cluster.apply(own).await?;
+    for file in
+        ["headwater.yaml", "clear-status.yaml", "headwater-node.yaml"].map(|name| format!("deploy/manifests/{name}"))
+    {
         let answer =
-            cluster.try_apply(&read(file), &["--dry-run=server", "--validate=strict", "--force-conflicts"]).await?;
+            cluster.try_apply(&read(&file), &["--dry-run=server", "--validate=strict", "--force-conflicts"]).await?;
         ensure!(answer.success && !answer.stderr.contains("Warning"), "{file}: {}", answer.stderr);
     }
     Ok(())
@@ -357,7 +378,7 @@ async fn a_release_is_installed_upgraded_and_removed_and_has_the_least_rights() 
     // What the controller writes into the configuration outlives an upgrade.
     let patch = r#"[{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": "cGVt"}]"#;
     cluster.kubectl(&["patch", webhook, "--type=json", "--patch", patch]).await?;
-    let values = "watchNamespaces: [shop]\ngateway: {replicas: 3, secrets: {scope: names, names: {shop: [shop-tls]}}}";
+    let values = "watchNamespaces: [shop]\nnode: {enabled: true}\ngateway: {replicas: 3, secrets: {scope: names, names: {shop: [shop-tls]}}}";
     let answer = helm(&cluster, &["upgrade", "headwater", "--timeout", "30s"], values).await?;
     ensure!(answer.success, "{}", answer.stderr);
     let object = cluster.kubectl(&["get", webhook, "-o", "json"]).await?.json()?;
@@ -366,6 +387,15 @@ async fn a_release_is_installed_upgraded_and_removed_and_has_the_least_rights() 
     for (account, verb, what, namespace, expected) in [
         ("gateway", "watch", "ingresses", "shop", true),
         ("gateway", "watch", "ingresses", NAMESPACE, true),
+        ("node", "watch", "services", "team", true),
+        ("node", "watch", "endpointslices.discovery.k8s.io", "team", true),
+        ("node", "watch", "nodes", "team", true),
+        ("node", "patch", "nodes", "team", true),
+        ("node", "patch", "nodes status", "team", false),
+        ("node", "update", "nodes", "team", false),
+        ("node", "delete", "nodes", "team", false),
+        ("node", "get", "secrets/any", "team", false),
+        ("node", "list", "pods", "team", false),
         ("gateway", "watch", "ingresses", "team", false),
         ("gateway", "watch", "ingressclasses", "team", true),
         ("gateway", "watch", "secrets/shop-tls", "shop", true),
@@ -420,7 +450,7 @@ async fn a_release_is_installed_upgraded_and_removed_and_has_the_least_rights() 
     let answer = cluster.run("helm", cluster.kubeconfig(), &uninstall).await?;
     ensure!(answer.success, "{}", answer.stderr);
     let kinds = "clusterroles,clusterrolebindings,roles,rolebindings,ingressclasses,validatingwebhookconfigurations,\
-                 validatingadmissionpolicies,validatingadmissionpolicybindings,services,deployments,networkpolicies";
+                 validatingadmissionpolicies,validatingadmissionpolicybindings,services,deployments,daemonsets,networkpolicies";
     let label = "app.kubernetes.io/instance=headwater";
     let left = cluster.kubectl(&["get", kinds, "--all-namespaces", "--selector", label, "-o", "name"]).await?;
     ensure!(left.stdout.is_empty(), "{}", left.stdout);

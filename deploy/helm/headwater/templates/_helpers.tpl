@@ -39,6 +39,49 @@ app.kubernetes.io/component: {{ .role }}
 {{- end -}}
 {{- end -}}
 
+{{- /* The image with the program nft. */ -}}
+{{- define "headwater.nodeImage" -}}
+{{- $own := .Values.node.image -}}
+{{- $repository := default (printf "%s-node" .Values.image.repository) $own.repository -}}
+{{- if $own.digest -}}
+{{ printf "%s@%s" $repository $own.digest }}
+{{- else -}}
+{{ printf "%s:%s" $repository (default .Chart.AppVersion (default .Values.image.tag $own.tag)) }}
+{{- end -}}
+{{- end -}}
+
+{{- /* (dict "root" $ "command" list): what containers that program the kernel have in common. */ -}}
+{{- define "headwater.nodeContainer" -}}
+{{- $node := .root.Values.node -}}
+image: {{ include "headwater.nodeImage" .root }}
+imagePullPolicy: {{ default .root.Values.image.pullPolicy $node.image.pullPolicy }}
+args:
+  {{- range .command }}
+  - {{ . }}
+  {{- end }}
+env:
+  {{- include "headwater.env" .root | trim | nindent 2 }}
+  {{- with $node.apiServer.host }}
+  # Not by the Service kubernetes, which is this program's own work.
+  - name: KUBERNETES_SERVICE_HOST
+    value: {{ . | quote }}
+  - name: KUBERNETES_SERVICE_PORT
+    value: {{ $node.apiServer.port | quote }}
+  {{- end }}
+  {{- with $node.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+resources:
+  {{- toYaml $node.resources | nindent 2 }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  # nftables, links, routes, rules, and parameters of the node's network.
+  capabilities: {drop: [ALL], add: [NET_ADMIN]}
+volumeMounts:
+  - {name: proc-sys-net, mountPath: /host/proc/sys/net}
+{{- end -}}
+
 {{- define "headwater.settingsName" -}}
 {{- default (include "headwater.fullname" .) .Values.settings.name -}}
 {{- end -}}
@@ -238,7 +281,7 @@ tolerations:
 affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- if ne (default "" $values.kind) "DaemonSet" }}
+{{- if not (or .daemonSet (eq (default "" $values.kind) "DaemonSet")) }}
 topologySpreadConstraints:
   {{- include "headwater.topologySpread" . | nindent 2 }}
 {{- end }}

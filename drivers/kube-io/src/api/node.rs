@@ -72,10 +72,20 @@ impl NodeAnnotation {
         Self { wanted, task: tokio::spawn(keeper.run()) }
     }
 
-    /// Wants this value, or no such annotation. To be called again whenever the Node is seen with something else: then
-    /// somebody changed it.
+    /// Wants this value, or no such annotation. Nothing is asked or written when that was wanted before.
     pub fn want(&self, value: Option<&str>) {
-        self.wanted.send_replace(Some(value.map(Arc::from)));
+        self.wanted.send_if_modified(|wanted| {
+            let same = wanted.as_ref().is_some_and(|wanted| wanted.as_deref() == value);
+            if !same {
+                *wanted = Some(value.map(Arc::from));
+            }
+            !same
+        });
+    }
+
+    /// What the Node was seen with. When something else is wanted, somebody changed it, and it is written again.
+    pub fn seen(&self, value: Option<&str>) {
+        self.wanted.send_if_modified(|wanted| wanted.as_ref().is_some_and(|wanted| wanted.as_deref() != value));
     }
 }
 

@@ -116,7 +116,7 @@ impl Parser {
         };
         slim(&mut object, &mut self.names);
         let metadata = object.metadata();
-        slim::metadata(metadata, &mut self.names);
+        slim::metadata(metadata, self.reader, &mut self.names);
         metadata.name = key.id.name.clone();
         Ok(object.into_object(key.id.namespace.clone()))
     }

@@ -17,6 +17,8 @@ pub enum Reader {
     Gateway,
     /// The service proxy of a node: both. Headless Services' slices, and what is left to another proxy, are not read.
     Node,
+    /// Whoever looks once, at everything: nothing of this is dropped.
+    Everything,
 }
 
 /// Annotations that somebody reads begin with one of these.
@@ -68,9 +70,9 @@ impl Names {
 }
 
 /// Drops the annotations and labels that nobody reads.
-pub(crate) fn metadata(metadata: &mut Metadata, names: &mut Names) {
+pub(crate) fn metadata(metadata: &mut Metadata, reader: Reader, names: &mut Names) {
     metadata.annotations.retain(|name, _| ANNOTATIONS.iter().any(|prefix| name.starts_with(prefix)));
-    metadata.labels.retain(|name, _| LABELS.contains(&&**name));
+    metadata.labels.retain(|name, _| reader == Reader::Everything || LABELS.contains(&&**name));
     names.share(&mut metadata.namespace);
 }
 
@@ -79,7 +81,7 @@ pub(crate) fn metadata(metadata: &mut Metadata, names: &mut Names) {
 pub(crate) fn service(service: &mut Service, reader: Reader) {
     match reader {
         Reader::Gateway => service.status = ServiceStatus::default(),
-        Reader::Node => service.status.load_balancer.ingress.shrink_to_fit(),
+        Reader::Node | Reader::Everything => service.status.load_balancer.ingress.shrink_to_fit(),
     }
 }
 
@@ -94,7 +96,7 @@ pub(crate) fn endpoint_slice(slice: &mut EndpointSlice, reader: Reader, names: &
             names.share(node);
         }
         match (reader, &mut endpoint.hints) {
-            (Reader::Node, Some(hints)) => names.hints.share(hints),
+            (Reader::Node | Reader::Everything, Some(hints)) => names.hints.share(hints),
             (_, hints) => *hints = None,
         }
     }
@@ -130,14 +132,18 @@ mod tests {
             labels: all().chain([(SERVICE_NAME_LABEL.to_owned(), "web".to_owned())]).collect(),
             ..Metadata::default()
         };
-        metadata(&mut slimmed, &mut Names::default());
+        let mut everything = slimmed.clone();
+        metadata(&mut slimmed, Reader::Gateway, &mut Names::default());
         assert_eq!(slimmed.annotations.keys().collect::<Vec<_>>(), kept);
         assert_eq!(slimmed.labels.keys().collect::<Vec<_>>(), [SERVICE_NAME_LABEL]);
+        metadata(&mut everything, Reader::Everything, &mut Names::default());
+        assert_eq!(everything.annotations, slimmed.annotations);
+        assert_eq!(everything.labels.len(), 1 + kept.len() + dropped.len());
     }
 
     #[test]
     fn a_status_or_hint_is_a_change_to_a_node_and_none_to_a_gateway() {
-        for (reader, is_none) in [(Reader::Gateway, true), (Reader::Node, false)] {
+        for (reader, is_none) in [(Reader::Gateway, true), (Reader::Node, false), (Reader::Everything, false)] {
             status_and_hint(reader, is_none);
         }
     }

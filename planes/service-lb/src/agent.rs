@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -95,6 +95,8 @@ fn lacking() -> Option<(&'static str, NftError)> {
 pub(crate) struct Agent {
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) state: watch::Receiver<Arc<State>>,
+    /// The watching threads end soon after this, and with them the last senders of orders.
+    _alive: Arc<()>,
 }
 
 impl Agent {
@@ -133,13 +135,13 @@ impl Agent {
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             thread::Builder::new().name(name.into()).spawn(work).expect("the system has room for a thread");
         };
-        let tell = orders.clone();
-        let alive = states.clone();
-        spawn("nft-events", Box::new(move || watch_rules(events, &tell, &alive, port, &own)));
-        let (tell, alive) = (orders.clone(), states.clone());
-        spawn("link-events", Box::new(move || watch_links(links, &tell, &alive)));
+        let alive = Arc::new(());
+        let (tell, wanted) = (orders.clone(), Arc::downgrade(&alive));
+        spawn("nft-events", Box::new(move || watch_rules(events, &tell, &wanted, port, &own)));
+        let (tell, wanted, device) = (orders.clone(), Arc::downgrade(&alive), states.clone());
+        spawn("link-events", Box::new(move || watch_links(links, &tell, &wanted, &device)));
         spawn("kernel", Box::new(move || worker.run(&queue)));
-        Ok(Self { orders, state: states })
+        Ok(Self { orders, state: states, _alive: alive })
     }
 }
 
@@ -185,11 +187,11 @@ impl OwnLoads {
 fn watch_rules(
     mut events: Events,
     orders: &mpsc::Sender<Order>,
-    alive: &watch::Receiver<Arc<State>>,
+    wanted: &Weak<()>,
     port: u32,
     own: &OwnLoads,
 ) {
-    while alive.has_changed().is_ok() {
+    while wanted.strong_count() > 0 {
         let drift = match events.wait(WATCH_TURN) {
             Ok(None) => continue,
             Ok(Some(nft::Notice::Commit(commit))) => {
@@ -212,9 +214,14 @@ fn watch_rules(
     }
 }
 
-fn watch_links(mut links: netlink::Watch, orders: &mpsc::Sender<Order>, alive: &watch::Receiver<Arc<State>>) {
-    while alive.has_changed().is_ok() {
-        let device = alive.borrow().tunnel.index();
+fn watch_links(
+    mut links: netlink::Watch,
+    orders: &mpsc::Sender<Order>,
+    wanted: &Weak<()>,
+    state: &watch::Receiver<Arc<State>>,
+) {
+    while wanted.strong_count() > 0 {
+        let device = state.borrow().tunnel.index();
         let order = match links.wait(WATCH_TURN) {
             Ok(None) => continue,
             Ok(Some(netlink::Notice::Link(index) | netlink::Notice::Neighbour(index))) => {

@@ -98,6 +98,7 @@ impl ServiceLb {
             keep: settings.keep,
             ..Options::default()
         };
+        let (tell_problems, problems) = watch::channel(Vec::new());
         let plane = Plane {
             source,
             cluster: Cluster::default(),
@@ -109,11 +110,13 @@ impl ServiceLb {
             peers: Arc::default(),
             findings: tell_findings,
             read: Vec::new(),
+            derived: Vec::new(),
+            problems,
             tunnel_port: settings.tunnel_port,
             node: settings.node.clone(),
         };
         let mut tasks = vec![tokio::spawn(plane.run())];
-        tasks.push(tokio::spawn(crate::health::serve_checks(snapshots.clone(), state.clone())));
+        tasks.push(tokio::spawn(crate::health::serve_checks(snapshots.clone(), state.clone(), tell_problems)));
         if let Some(address) = settings.healthz {
             tasks.push(tokio::spawn(crate::health::serve_healthz(address, state.clone())));
         }
@@ -157,6 +160,10 @@ struct Plane {
     findings: watch::Sender<Arc<[Finding]>>,
     /// What is wrong with objects as such.
     read: Vec<Finding>,
+    /// What is wrong with what they say together.
+    derived: Vec<Finding>,
+    /// Health checks that cannot be answered.
+    problems: watch::Receiver<Vec<Finding>>,
     tunnel_port: u16,
     node: Arc<str>,
 }
@@ -174,6 +181,7 @@ impl Plane {
                 tokio::select! {
                     batch = self.source.next() => break batch,
                     changed = self.addresses.changed() => if changed.is_ok() { break Batch { findings: self.read.clone(), ..Batch::default() } },
+                    Ok(()) = self.problems.changed() => self.report(),
                     changed = states.changed() => if changed.is_err() { return } else { self.announce(&states.borrow_and_update().clone()) },
                 }
             };
@@ -213,9 +221,8 @@ impl Plane {
         self.options.node = node;
         self.nat.set_options(self.options.clone());
         let update = self.nat.apply(&self.cluster, &keys);
-        let all: Vec<Finding> =
-            self.read.iter().cloned().chain(update.findings.iter().cloned()).chain(about_nodes).collect();
-        self.report(all);
+        self.derived = update.findings.iter().cloned().chain(about_nodes).collect();
+        self.report();
         self.publisher.publish(update.snapshot.clone());
         let work = Work { snapshot: update.snapshot, changed: update.changed, peers: self.peers.clone(), own };
         // Without the agent's thread nothing is applied, which its state says.
@@ -241,7 +248,9 @@ impl Plane {
         }
     }
 
-    fn report(&self, findings: Vec<Finding>) {
+    fn report(&mut self) {
+        let problems = self.problems.borrow_and_update().clone();
+        let findings: Vec<Finding> = self.read.iter().chain(&self.derived).chain(&problems).cloned().collect();
         let before = self.findings.borrow().clone();
         if *before == *findings {
             return;

@@ -36,11 +36,13 @@
 //! [as kind has it]: https://www.cni.dev/plugins/current/main/ptp/
 
 mod capture;
+mod flow;
 mod probe;
 mod server;
 mod topology;
 
 pub use self::capture::{Capture, Hop};
+pub use self::flow::{Connection, Datagrams, tally};
 pub use self::probe::{Outcome, PATIENCE, Seen, ask, ask_with};
 pub use self::topology::{Entry, Family, Node, Pod, Topology};
 

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -59,7 +60,7 @@ impl Seen {
     }
 }
 
-/// Asks a server from a host, and from one of its addresses if one is given; the kernel chooses the port.
+/// Asks a server from a host, and from one of its addresses if one is given. The port is one that was not used for long.
 ///
 /// # Errors
 /// When the socket cannot be made, or something else than a server of [`super::Topology::serve`] answers.
@@ -80,11 +81,22 @@ pub fn ask_with(
     patience: Duration,
 ) -> Result<Outcome> {
     let what = || format!("{} from {} to {target}", transport.as_str(), from.name());
-    from.run(|| match transport {
-        Transport::Tcp => tcp(source, target, patience),
+    from.run(|| ask_here(source, target, transport, patience)).with_context(what)
+}
+
+/// As [`ask_with`], from the network namespace of this thread.
+pub(super) fn ask_here(
+    source: Option<SocketAddr>,
+    target: SocketAddr,
+    transport: Transport,
+    patience: Duration,
+) -> Result<Outcome> {
+    match transport {
+        Transport::Tcp => {
+            Ok(connect(source, target, patience)?.map_or_else(|outcome| outcome, |(_, seen)| Outcome::Seen(seen)))
+        }
         Transport::Udp => udp(source, target, patience),
-    })
-    .with_context(what)
+    }
 }
 
 fn outcome(error: std::io::Error) -> Result<Outcome> {
@@ -101,20 +113,47 @@ fn outcome(error: std::io::Error) -> Result<Outcome> {
     }
 }
 
+/// Source ports are taken in turn. Left to the kernel, two sockets with different targets may have the same port, and
+/// translation to one endpoint has to change one of them.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(FIRST_PORT);
+const FIRST_PORT: u16 = 10_240;
+const LAST_PORT: u16 = 60_999;
+
+/// A socket with the source that is wanted, or with a port that was not used for long.
 fn bound(kind: Type, protocol: Protocol, source: Option<SocketAddr>, target: SocketAddr) -> Result<Socket> {
     let socket = Socket::new(Domain::for_address(target), kind, Some(protocol))?;
-    if let Some(source) = source {
+    let any: IpAddr = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let mut source = source.unwrap_or(SocketAddr::new(any, 0));
+    if source.port() != 0 {
         socket.set_reuse_address(true)?;
         socket.bind(&source.into()).with_context(|| format!("bind {source}"))?;
+        return Ok(socket);
     }
-    Ok(socket)
+    for _ in FIRST_PORT..=LAST_PORT {
+        let after = |port: u16| if port < LAST_PORT { port + 1 } else { FIRST_PORT };
+        let port = NEXT_PORT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |port| Some(after(port)));
+        source.set_port(port.unwrap_or_else(|port| port));
+        match socket.bind(&source.into()) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+            bound => {
+                bound.with_context(|| format!("bind {source}"))?;
+                return Ok(socket);
+            }
+        }
+    }
+    anyhow::bail!("no port of {} is free", source.ip())
 }
 
-fn tcp(source: Option<SocketAddr>, target: SocketAddr, patience: Duration) -> Result<Outcome> {
+/// A connection and what the server says in its beginning, or what becomes of it instead.
+pub(super) fn connect(
+    source: Option<SocketAddr>,
+    target: SocketAddr,
+    patience: Duration,
+) -> Result<Result<(Socket, Seen), Outcome>> {
     let end = Instant::now() + patience;
     let mut socket = bound(Type::STREAM, Protocol::TCP, source, target)?;
     if let Err(error) = socket.connect_timeout(&target.into(), patience) {
-        return outcome(error);
+        return outcome(error).map(Err);
     }
     let local = socket.local_addr()?.as_socket().context("address of a socket")?;
     // No half of a connection stays behind, and the port is free again at once.
@@ -126,20 +165,29 @@ fn tcp(source: Option<SocketAddr>, target: SocketAddr, patience: Duration) -> Re
         match socket.read(&mut piece) {
             Ok(0) => anyhow::bail!("the server closes after {:?}", String::from_utf8_lossy(&line)),
             Ok(length) => line.extend(&piece[..length]),
-            Err(error) => return outcome(error),
+            Err(error) => return outcome(error).map(Err),
         }
     }
-    Ok(Outcome::Seen(Seen::parse(&String::from_utf8_lossy(&line), local)?))
+    let seen = Seen::parse(&String::from_utf8_lossy(&line), local)?;
+    Ok(Ok((socket, seen)))
 }
 
 fn udp(source: Option<SocketAddr>, target: SocketAddr, patience: Duration) -> Result<Outcome> {
-    let any: IpAddr = if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let source = source.unwrap_or(SocketAddr::new(any, 0));
-    let mut socket = bound(Type::DGRAM, Protocol::UDP, Some(source), target)?;
+    let mut socket = bound(Type::DGRAM, Protocol::UDP, source, target)?;
     if let Err(error) = socket.connect(&target.into()) {
         return outcome(error);
     }
     let local = socket.local_addr()?.as_socket().context("address of a socket")?;
+    ask_datagram(&mut socket, local, target, patience)
+}
+
+/// Sends a datagram by a connected socket, and waits for the answer.
+pub(super) fn ask_datagram(
+    socket: &mut Socket,
+    local: SocketAddr,
+    target: SocketAddr,
+    patience: Duration,
+) -> Result<Outcome> {
     socket.set_read_timeout(Some(patience))?;
     // It says which question it is, for captures.
     if let Err(error) = socket.write_all(format!("{local} asks {target}\n").as_bytes()) {

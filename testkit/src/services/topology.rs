@@ -308,8 +308,9 @@ impl<'lab> Topology<'lab> {
             for (entry, router_sends) in ways {
                 let via = if balancer { node.address(family) } else { router_sends };
                 let table = 100 + u16::from(entry.last());
-                // Both families know the table by the same number.
-                writeln!(text, "rule add from {} lookup {table} priority {table}", entry.client(family))?;
+                // What a node does not take comes back by another cable, and is not sent to it again.
+                let (from, cable) = (entry.client(family), if balancer { "eth0" } else { "client0" });
+                writeln!(text, "rule add from {from} iif {cable} lookup {table} priority {table}")?;
                 for prefix in prefixes {
                     writeln!(text, "route add {prefix} via {via} table {table}")?;
                 }

@@ -28,6 +28,8 @@ pub struct Service {
     pub annotations: Value,
     /// `ipMode` of its VIPs.
     pub ip_mode: &'static str,
+    /// The address at which pods of every node are answered.
+    pub proof: Frontend,
 }
 
 /// One endpoint of a Service.
@@ -75,7 +77,16 @@ impl Endpoint {
 impl Service {
     /// With `externalTrafficPolicy: Cluster`.
     pub fn new(name: &str, number: u8) -> Self {
-        Self { name: name.to_owned(), number, local: false, spec: json!({}), annotations: json!({}), ip_mode: "VIP" }
+        Self {
+            name: name.to_owned(),
+            number,
+            local: false,
+            spec: json!({}),
+            annotations: json!({}),
+            ip_mode: "VIP",
+            // They come last, by a change of the status.
+            proof: Frontend::LoadBalancer,
+        }
     }
 
     /// With `externalTrafficPolicy: Local`.
@@ -89,6 +100,14 @@ impl Service {
     #[must_use]
     pub fn with(mut self, spec: Value) -> Self {
         self.spec = spec;
+        self
+    }
+
+    /// With `ipMode: Proxy`.
+    #[must_use]
+    pub fn proxied(mut self) -> Self {
+        self.ip_mode = "Proxy";
+        self.proof = Frontend::ClusterIp;
         self
     }
 

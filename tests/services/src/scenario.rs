@@ -1,7 +1,7 @@
 //! The cells of the table: who asks which address of which Service, and what the endpoint sees.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use headwater_testkit::lab::Host;
@@ -53,12 +53,24 @@ pub enum Policy {
     HostLocal,
     /// `externalTrafficPolicy: Cluster`, no endpoints.
     Empty,
+    /// As [`Policy::Cluster`], at a port that it does not have.
+    OtherPort,
+    /// No Service.
+    OtherAddress,
 }
 
 impl Policy {
     /// All of them, in the order of the page.
-    pub const ALL: [Self; 6] =
-        [Self::Cluster, Self::Local, Self::InternalLocal, Self::HostCluster, Self::HostLocal, Self::Empty];
+    pub const ALL: [Self; 8] = [
+        Self::Cluster,
+        Self::Local,
+        Self::InternalLocal,
+        Self::HostCluster,
+        Self::HostLocal,
+        Self::Empty,
+        Self::OtherPort,
+        Self::OtherAddress,
+    ];
 
     /// Heading of its part of the page.
     pub fn title(self) -> &'static str {
@@ -69,6 +81,8 @@ impl Policy {
             Self::HostCluster => "externalTrafficPolicy: Cluster, endpoint with hostNetwork",
             Self::HostLocal => "externalTrafficPolicy: Local, endpoint with hostNetwork",
             Self::Empty => "No endpoints",
+            Self::OtherPort => "A port that the Service does not have",
+            Self::OtherAddress => "An address that no Service has",
         }
     }
 
@@ -80,6 +94,8 @@ impl Policy {
             Self::HostCluster => "host-cluster",
             Self::HostLocal => "host-local",
             Self::Empty => "empty",
+            Self::OtherPort => "other-port",
+            Self::OtherAddress => "other-address",
         }
     }
 }
@@ -97,6 +113,8 @@ pub enum Path {
     Hairpin,
     /// A program in the network of the first node, at an address of the second.
     Node(usize, usize),
+    /// A program in the network of a node, at 127.0.0.1 or ::1.
+    Loopback(usize),
 }
 
 impl fmt::Display for Path {
@@ -110,6 +128,7 @@ impl fmt::Display for Path {
             Self::Pod(from, to) => write!(formatter, "pod on {} → {}", having(from), having(to)),
             Self::Node(from, to) if from == to => write!(formatter, "{} itself", having(from)),
             Self::Node(from, to) => write!(formatter, "{} itself → {}", having(from), having(to)),
+            Self::Loopback(node) => write!(formatter, "{} itself → localhost", having(node)),
         }
     }
 }
@@ -164,7 +183,7 @@ fn paths(policy: Policy, frontend: Frontend) -> Vec<Path> {
     }
     paths.extend([Path::Hairpin, Path::Node(1, 1), Path::Node(3, 3)]);
     if frontend == Frontend::NodePort {
-        paths.extend([Path::Node(1, 2), Path::Node(3, 1)]);
+        paths.extend([Path::Node(1, 2), Path::Node(3, 1), Path::Loopback(1), Path::Loopback(3)]);
     }
     match policy {
         // Its other addresses are those of externalTrafficPolicy.
@@ -174,7 +193,12 @@ fn paths(policy: Policy, frontend: Frontend) -> Vec<Path> {
             paths.retain(|path| *path != Path::Hairpin);
             paths
         }
-        Policy::Empty => vec![Path::Outside(1), Path::Pod(1, 1), Path::Node(1, 1)],
+        // No Service has a node port: the page would say what a node says at any closed port.
+        Policy::OtherPort if frontend == Frontend::NodePort => Vec::new(),
+        Policy::OtherAddress if frontend != Frontend::ClusterIp => Vec::new(),
+        Policy::Empty | Policy::OtherPort | Policy::OtherAddress => {
+            vec![Path::Outside(1), Path::Pod(1, 1), Path::Node(1, 1)]
+        }
         _ => paths,
     }
 }
@@ -185,7 +209,7 @@ fn service(policy: Policy, mode: Mode) -> Service {
     let number = 1 + 3 * policy as u8 + mode as u8;
     let service = Service::new(&format!("{}-{}", policy.word(), mode.as_str()), number);
     let mut service = match policy {
-        Policy::Cluster | Policy::HostCluster | Policy::Empty => service,
+        Policy::Cluster | Policy::HostCluster | Policy::Empty | Policy::OtherPort | Policy::OtherAddress => service,
         Policy::Local | Policy::HostLocal => service.local(),
         Policy::InternalLocal => service.with(json!({ "internalTrafficPolicy": "Local" })),
     };
@@ -198,7 +222,10 @@ pub fn services(pods: &Pods) -> Vec<(Service, Vec<Endpoint>)> {
     let mut services = Vec::new();
     for (policy, mode) in Policy::ALL.iter().flat_map(|policy| Mode::ALL.map(|mode| (*policy, mode))) {
         let endpoints = match policy {
-            Policy::Cluster | Policy::Local | Policy::InternalLocal => vec![Endpoint::of(&pods.web)],
+            Policy::OtherAddress => continue,
+            Policy::Cluster | Policy::Local | Policy::InternalLocal | Policy::OtherPort => {
+                vec![Endpoint::of(&pods.web)]
+            }
             Policy::HostCluster | Policy::HostLocal => vec![Endpoint::of(&pods.host)],
             Policy::Empty => Vec::new(),
         };
@@ -281,17 +308,28 @@ impl Row {
             Path::Pod(from, to) => (pod(from).host().clone(), None, "pod", to),
             Path::Hairpin => (endpoint.host().clone(), None, "pod", endpoint.node()),
             Path::Node(from, to) => (topology.node(from).host().clone(), None, "node", to),
+            Path::Loopback(node) => (topology.node(node).host().clone(), None, "node", node),
         };
+        let mut target = service.address(topology, self.frontend, ingress, family);
+        if let Path::Loopback(_) = self.path {
+            target.set_ip(if family == Family::V4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        }
+        if self.policy == Policy::OtherPort {
+            target.set_port(crate::object::PORT + 1);
+        }
         let addresses = |node: usize| {
             let node = topology.node(node);
             [node.address(family), node.gateway(family)]
         };
         // Whichever of its addresses a node takes, it is the node.
-        let own = if let Path::Node(from, _) = self.path { addresses(from).to_vec() } else { Vec::new() };
+        let own = match self.path {
+            Path::Node(from, _) | Path::Loopback(from) => addresses(from).to_vec(),
+            _ => Vec::new(),
+        };
         Question {
             host,
             source,
-            target: service.address(topology, self.frontend, ingress, family),
+            target,
             transport,
             who,
             ingress: addresses(ingress),

@@ -1,8 +1,7 @@
 //! The API server that all share, and for each implementation a topology that is programmed by it.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use headwater_testkit::wait;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::implementation::Implementation;
-use crate::object::{self, Endpoint, Frontend, Service, TARGET_PORT};
+use crate::object::{self, Endpoint, Service, TARGET_PORT};
 use crate::scenario;
 
 /// Until a proxy that was just started has programmed everything, on a busy machine.
@@ -43,6 +42,7 @@ pub struct Stand {
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime can be made")
 });
+static PODS: AtomicUsize = AtomicUsize::new(1);
 static NUMBERS: AtomicU8 = AtomicU8::new(FIRST_FREE);
 
 /// The API server with the objects of all scenarios.
@@ -139,13 +139,13 @@ impl Stand {
         }
     }
 
-    /// Waits until pods of every node reach a Service by its cluster IP, in both families.
+    /// Waits until pods of every node reach a Service by [`Service::proof`], in both families.
     ///
     /// # Errors
     /// When they do not in time.
     pub fn programmed(&self, service: &Service, deadline: Duration) -> Result<()> {
         for (shell, family) in self.pods().shells.iter().flat_map(|shell| Family::ALL.map(|family| (shell, family))) {
-            let target = service.address(&self.topology, Frontend::ClusterIp, shell.node(), family);
+            let target = service.address(&self.topology, service.proof, shell.node(), family);
             let reached = wait::until(deadline, || {
                 ask_with(shell.host(), None, target, Transport::Tcp, SHORT)
                     .is_ok_and(|outcome| outcome.seen().is_some())
@@ -176,6 +176,24 @@ impl Stand {
         self.programmed(service, CHANGE)
     }
 
+    /// Replaces the endpoints of a Service. Nodes learn of it in their own time.
+    ///
+    /// # Errors
+    /// When the API refuses.
+    pub fn set_endpoints(&self, service: &Service, endpoints: &[Endpoint]) -> Result<()> {
+        block_on(service.set_endpoints(cluster()?, NAMESPACE, endpoints))
+    }
+
+    /// A pod on a node that answers, with a name that nobody else has.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn pod(&self, node: usize) -> Result<Pod> {
+        let pod = self.topology.pod(node, &format!("pod-{}", PODS.fetch_add(1, Ordering::Relaxed)))?;
+        self.topology.serve(&pod, TARGET_PORT)?;
+        Ok(pod)
+    }
+
     /// State of all hosts and output of the agents.
     pub fn describe(&self) -> String {
         let mut text = self.lab.describe();
@@ -184,10 +202,5 @@ impl Stand {
             let _ = writeln!(text, "agent {}:\n{}", agent.id(), agent.stderr());
         }
         text
-    }
-
-    /// The address of a Service at a node.
-    pub fn address(&self, service: &Service, frontend: Frontend, node: usize, family: Family) -> SocketAddr {
-        service.address(&self.topology, frontend, node, family)
     }
 }

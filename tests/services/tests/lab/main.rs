@@ -1,4 +1,5 @@
 //! Packets through Services, programmed by kube-proxy and by Headwater.
 
+mod stories;
 mod table;
 mod why;

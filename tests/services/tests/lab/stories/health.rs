@@ -1,0 +1,79 @@
+//! The ports that load balancers ask which nodes to send to.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use headwater_services_tests::object::Endpoint;
+use headwater_services_tests::stand::{CHANGE, NAMESPACE, Stand};
+use headwater_testkit::client::RawClient;
+use headwater_testkit::response::Response;
+use headwater_testkit::services::Family;
+use headwater_testkit::wait;
+use serde_json::{Value, json};
+
+fn get(stand: &Stand, at: SocketAddr, path: &str) -> Result<Response> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
+    stand.topology.client().run(|| RawClient::connect(at)?.request(request)).with_context(|| format!("{at}{path}"))
+}
+
+/// Waits until the health check port of a node tells of so many endpoints.
+fn told(stand: &Stand, at: SocketAddr, count: usize) -> Result<Response> {
+    wait::value(CHANGE, || {
+        let response = get(stand, at, "/healthz").ok()?;
+        let body: Value = serde_json::from_slice(&response.body).ok()?;
+        (body["localEndpoints"] == count).then_some(response)
+    })
+    .with_context(|| format!("{at}: not {count} local endpoints, but {:?}", get(stand, at, "/")))
+}
+
+pub(super) fn the_health_check_port_tells_how_many_endpoints_are_ready_here(stand: &Stand) -> Result<()> {
+    let pods = [stand.pod(1)?, stand.pod(1)?, stand.pod(2)?];
+    let draining = json!({ "conditions": { "ready": false, "serving": true, "terminating": true } });
+    let mut endpoints: Vec<Endpoint> = pods.iter().map(Endpoint::of).collect();
+    let service = stand.service("health").local();
+    stand.create(&service, &endpoints)?;
+    for round in 0..2 {
+        let counts = [[2, 1, 0], [2, 0, 0]][round];
+        for (node, count) in (1..=3).zip(counts) {
+            for family in Family::ALL {
+                let at = SocketAddr::new(stand.topology.node(node).address(family), service.health_port());
+                told(stand, at, count)?;
+                for path in ["/healthz", "/", "/anything?at=all"] {
+                    let response = get(stand, at, path)?;
+                    ensure!(response.status == if count > 0 { 200 } else { 503 }, "{at}{path}: {response:?}");
+                    for (name, value) in [
+                        ("Content-Type", "application/json"),
+                        ("X-Content-Type-Options", "nosniff"),
+                        ("X-Load-Balancing-Endpoint-Weight", &count.to_string()),
+                    ] {
+                        ensure!(response.header(name).as_deref() == Some(value), "{at}: {name}: {response:?}");
+                    }
+                    let body = format!(
+                        "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{NAMESPACE}\",\n\t\t\"name\": \"{}\"\n\t}},\n\
+                         \t\"localEndpoints\": {count},\n\t\"serviceProxyHealthy\": true\n}}",
+                        service.name
+                    );
+                    ensure!(response.text() == body, "{at}: {:?} instead of {body:?}", response.text());
+                }
+            }
+        }
+        // Who terminates does not count, though it may serve.
+        endpoints[2] = endpoints[2].clone().with(draining.clone());
+        stand.set_endpoints(&service, &endpoints)?;
+    }
+    Ok(())
+}
+
+pub(super) fn the_proxy_says_that_it_is_healthy(stand: &Stand) -> Result<()> {
+    for node in stand.topology.nodes() {
+        for (family, path) in Family::ALL.iter().flat_map(|family| ["/healthz", "/livez"].map(|path| (*family, path))) {
+            let at = SocketAddr::new(node.address(family), 10256);
+            let response = get(stand, at, path)?;
+            ensure!(response.status == 200, "{at}{path}: {response:?}");
+            ensure!(response.header("Content-Type").as_deref() == Some("application/json"), "{at}: {response:?}");
+            let body: Value = serde_json::from_slice(&response.body)?;
+            ensure!(body["lastUpdated"].is_string() && body["currentTime"].is_string(), "{at}{path}: {body}");
+        }
+    }
+    Ok(())
+}

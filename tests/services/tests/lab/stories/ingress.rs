@@ -1,0 +1,148 @@
+//! Headwater as the Ingress behind a Service.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use headwater_services_tests::implementation::Implementation;
+use headwater_services_tests::object::{Endpoint, Frontend, Service, TARGET_PORT};
+use headwater_services_tests::stand::{CHANGE, NAMESPACE, Stand, block_on, cluster};
+use headwater_testkit::client::RawClient;
+use headwater_testkit::cluster::headwater;
+use headwater_testkit::dir::ManifestDir;
+use headwater_testkit::lab::{Host, Process};
+use headwater_testkit::origin::{Kind, Origin};
+use headwater_testkit::response::Seen;
+use headwater_testkit::services::{Entry, Family};
+use headwater_testkit::{Whoami, proxy, wait};
+
+use super::SHORT;
+
+const WHOAMI_PORT: u16 = 8000;
+
+/// Headwater in a pod, and whoami in another that it sends to.
+struct Edge {
+    service: Service,
+    _headwater: Process,
+    _whoami: Origin,
+    _manifests: ManifestDir,
+}
+
+fn edge(stand: &Stand, service: Service, client_address: &str) -> Result<Edge> {
+    let (pod, backend) = (stand.topology.pod(1, &format!("{}-edge", service.name))?, stand.pod(2)?);
+    let at = SocketAddr::new(backend.address(Family::V4), WHOAMI_PORT);
+    let whoami = backend.host().run(|| Origin::start(Kind::Http, Whoami::new("backend", [at])))?;
+    let manifests = ManifestDir::new()?;
+    manifests.write(
+        "all.yaml",
+        &format!(
+            "
+apiVersion: networking.k8s.io/v1
+kind: IngressClass
+metadata: {{name: headwater}}
+spec:
+  controller: headwater.dev/ingress
+  parameters: {{apiGroup: headwater.dev, kind: GatewaySettings, scope: Namespace, namespace: default, name: edge}}
+---
+apiVersion: headwater.dev/v1alpha1
+kind: GatewaySettings
+metadata: {{name: edge, namespace: default}}
+spec:
+  listeners: [{{name: http, port: {TARGET_PORT}, protocol: HTTP}}]
+  clientAddress: {client_address}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {{name: app, namespace: default}}
+spec:
+  ingressClassName: headwater
+  defaultBackend: {{service: {{name: app, port: {{number: 80}}}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: app, namespace: default}}
+spec: {{ports: [{{port: 80, targetPort: {WHOAMI_PORT}}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: app, namespace: default, labels: {{kubernetes.io/service-name: app}}}}
+addressType: IPv4
+ports: [{{port: {WHOAMI_PORT}, protocol: TCP}}]
+endpoints: [{{addresses: [{}], conditions: {{ready: true}}}}]
+",
+            at.ip()
+        ),
+    )?;
+    let mut command = Command::new(headwater()?);
+    command.arg("up").arg(manifests.path()).args(["--workers", "1"]);
+    let process = pod.host().spawn_process(&command)?;
+    block_on(service.create(cluster()?, NAMESPACE, &[Endpoint::of(&pod)]))?;
+    for (shell, family) in stand.pods().shells.iter().flat_map(|shell| Family::ALL.map(|family| (shell, family))) {
+        let vip = service.address(&stand.topology, Frontend::LoadBalancer, shell.node(), family);
+        let connects = || shell.host().run(|| TcpStream::connect_timeout(&vip, SHORT).is_ok());
+        wait::until(CHANGE, connects).with_context(|| format!("{} to {vip}: {}", shell.name(), process.stderr()))?;
+    }
+    Ok(Edge { service, _headwater: process, _whoami: whoami, _manifests: manifests })
+}
+
+/// What whoami sees of a request.
+fn whoami(from: &Host, source: IpAddr, at: SocketAddr) -> Result<Seen> {
+    let request = "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n";
+    let answer = from.run(|| RawClient::connect_from(source, at)?.request(request)?.seen());
+    answer.with_context(|| format!("{source} to {at}"))
+}
+
+pub(super) fn an_ingress_behind_a_local_service_tells_the_client(stand: &Stand) -> Result<()> {
+    let local = edge(stand, stand.service("edge").local(), "{}")?;
+    let cluster = edge(stand, stand.service("far"), "{}")?;
+    let client = stand.topology.client();
+    for (family, entry) in
+        Family::ALL.into_iter().flat_map(|family| [Entry::Router(1), Entry::Balancer(1)].map(|entry| (family, entry)))
+    {
+        let address = entry.client(family);
+        let at = |edge: &Edge| edge.service.address(&stand.topology, Frontend::LoadBalancer, 1, family);
+        let told = whoami(client, address, at(&local))?.header("x-forwarded-for");
+        ensure!(told.as_deref() == Some(&address.to_string()), "{address} by {entry:?}: {told:?}");
+        // With policy Cluster kube-proxy tells of the node instead, though the endpoint is here.
+        let told = whoami(client, address, at(&cluster))?.header("x-forwarded-for");
+        let node = stand.topology.node(1);
+        let expected = match stand.implementation {
+            Implementation::Headwater => address,
+            Implementation::Nftables | Implementation::Iptables => node.gateway(family),
+        };
+        ensure!(told.as_deref() == Some(&expected.to_string()), "{address} by {entry:?}: {told:?}");
+    }
+    Ok(())
+}
+
+pub(super) fn an_ingress_behind_a_terminating_load_balancer_tells_the_client(stand: &Stand) -> Result<()> {
+    let settings = "{trustedProxies: [192.0.2.0/24, 10.244.0.0/16], proxyProtocol: Required}";
+    let edge = edge(stand, stand.service("terminated"), settings)?;
+    let (topology, balancer) = (&stand.topology, stand.topology.balancer());
+    // By a node without the endpoint, so that kube-proxy masquerades: the client is in the header alone.
+    let node_port = edge.service.address(topology, Frontend::NodePort, 2, Family::V4);
+    let client = topology.client_address(Family::V4);
+    let at = SocketAddr::new(topology.balancer_address(Family::V4), edge.service.node_port());
+    let listener = balancer.run(|| TcpListener::bind(at))?;
+    thread::scope(|scope| {
+        let terminated = scope.spawn(|| terminate(&listener, at, || balancer.run(|| TcpStream::connect(node_port))));
+        let told = whoami(topology.client(), client, at)?.header("x-forwarded-for");
+        terminated.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        ensure!(told.as_deref() == Some(&client.to_string()), "{client} by {at}: {told:?}");
+        Ok(())
+    })
+}
+
+/// Passes one request and its answer on by a connection of its own that begins with a PROXY header.
+fn terminate(listener: &TcpListener, at: SocketAddr, connect: impl Fn() -> std::io::Result<TcpStream>) -> Result<()> {
+    let (mut inside, source) = listener.accept()?;
+    let (mut request, mut answer) = ([0; 4096], Vec::new());
+    let length = inside.read(&mut request)?;
+    let mut outside = connect()?;
+    outside.write_all(&proxy::V2::tcp(source, at).build())?;
+    outside.write_all(&request[..length])?;
+    outside.read_to_end(&mut answer)?;
+    Ok(inside.write_all(&answer)?)
+}

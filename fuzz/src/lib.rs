@@ -8,6 +8,7 @@ mod path;
 pub use headwater_admission::fuzz as admission_review;
 pub use headwater_client_address::fuzz::{proxy_header, request as forwarding_headers};
 pub use headwater_kube_io::fuzz_read as manifests;
+pub use headwater_netlink::fuzz as conntrack_decode;
 pub use headwater_nft::fuzz as netlink_decode;
 pub use host::host;
 pub use http1::{http1_chunked, http1_request, http1_response};
@@ -19,6 +20,7 @@ pub type Target = fn(&[u8]);
 /// Every target, by the name of its binary and of its corpus.
 pub const TARGETS: &[(&str, Target)] = &[
     ("admission_review", admission_review),
+    ("conntrack_decode", conntrack_decode),
     ("forwarded", forwarded),
     ("forwarding_headers", forwarding_headers),
     ("host", host),

@@ -25,7 +25,9 @@ pub enum SysctlError {
         why: io::Error,
     },
     /// The kernel did not let it be set.
-    #[error("sysctl {name}: set to {value:?}: {why}; root and a writable /proc/sys are needed")]
+    #[error(
+        "sysctl {name}: set to {value:?}: {why}; CAP_NET_ADMIN is needed, and a writable /proc/sys/net (or /host/proc/sys/net)"
+    )]
     Write {
         /// The name.
         name: String,
@@ -56,6 +58,10 @@ pub fn read(name: &str) -> Result<String, SysctlError> {
     Ok(text.trim_end().to_owned())
 }
 
+/// Where parameters are set, where container runtimes mount `/proc/sys` read-only: a pod mounts `/proc/sys/net` of its
+/// host below it.
+const OF_HOST: &str = "/host/proc/sys";
+
 /// Sets a parameter.
 ///
 /// # Errors
@@ -63,11 +69,20 @@ pub fn read(name: &str) -> Result<String, SysctlError> {
 pub fn write(name: &str, value: &str) -> Result<(), SysctlError> {
     let failed = |why| SysctlError::Write { name: name.to_owned(), value: value.to_owned(), why };
     // One call: the kernel takes what comes with the first.
-    std::fs::write(path(name)?, value).map_err(failed)
+    match std::fs::write(path(name)?, value) {
+        Err(why) if why.kind() == io::ErrorKind::ReadOnlyFilesystem && Path::new(OF_HOST).is_dir() => {
+            std::fs::write(path_below(OF_HOST, name)?, value).map_err(failed)
+        }
+        written => written.map_err(failed),
+    }
 }
 
 fn path(name: &str) -> Result<PathBuf, SysctlError> {
-    let mut path = Path::new("/proc/sys").to_path_buf();
+    path_below("/proc/sys", name)
+}
+
+fn path_below(root: &str, name: &str) -> Result<PathBuf, SysctlError> {
+    let mut path = Path::new(root).to_path_buf();
     let parts: Vec<String> = name.split('.').map(|part| part.replace('/', ".")).collect();
     let plain = |part: &String| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
     if parts.len() < 2 || parts[0] != "net" || !parts.iter().all(plain) {

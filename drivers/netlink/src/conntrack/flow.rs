@@ -201,28 +201,27 @@ fn tuple(bytes: &[u8]) -> Result<Option<(u8, Tuple)>, Malformed> {
 }
 
 fn ports(bytes: &[u8]) -> Result<(Option<u8>, u16, u16), Malformed> {
-    let (mut proto, mut sport, mut dport) = (None, 0, 0);
-    let mut icmp = None;
+    let (mut proto, mut sport, mut dport) = (None, 0, [0; 2]);
+    let mut icmp: Option<&[u16; 3]> = None;
     for attribute in attributes(bytes) {
         let (kind, value) = attribute?;
-        if kind == wire::CTA_PROTO_NUM {
-            let [number] = exactly(value)?;
-            proto = Some(number);
-            icmp = ICMP.iter().find(|(other, _)| *other == number).map(|(_, kinds)| kinds);
-            continue;
-        }
         match icmp {
+            // The protocol goes first.
+            _ if kind == wire::CTA_PROTO_NUM => {
+                let [number] = exactly(value)?;
+                proto = Some(number);
+                icmp = ICMP.iter().find(|(other, _)| *other == number).map(|(_, kinds)| kinds);
+            }
             None if kind == wire::CTA_PROTO_SRC_PORT => sport = u16::from_be_bytes(exactly(value)?),
-            None if kind == wire::CTA_PROTO_DST_PORT => dport = u16::from_be_bytes(exactly(value)?),
+            None if kind == wire::CTA_PROTO_DST_PORT => dport = exactly(value)?,
             Some([id, ..]) if kind == *id => sport = u16::from_be_bytes(exactly(value)?),
-            Some([_, number, _]) if kind == *number => {
-                dport = u16::from_be_bytes([exactly::<1>(value)?[0], dport.to_be_bytes()[1]])
-            }
-            Some([.., code]) if kind == *code => {
-                dport = u16::from_be_bytes([dport.to_be_bytes()[0], exactly::<1>(value)?[0]])
-            }
+            Some([_, number, _]) if kind == *number => [dport[0]] = exactly(value)?,
+            Some([.., code]) if kind == *code => [dport[1]] = exactly(value)?,
             _ => {}
         }
     }
-    Ok((proto, sport, dport))
+    Ok((proto, sport, u16::from_be_bytes(dport)))
 }
+
+#[cfg(test)]
+mod tests;

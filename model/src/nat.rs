@@ -292,6 +292,17 @@ impl ServiceSnapshot {
         self.shards.iter().flat_map(|shard| shard.iter())
     }
 
+    /// Services that came, went, or are other pointers than in the snapshot before. Takes a time in proportion to the
+    /// shards that differ.
+    pub fn changes<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a NamespacedName> {
+        let differ = self.shards.iter().zip(&before.shards).filter(|(now, then)| !Arc::ptr_eq(now, then));
+        differ.flat_map(|(now, then)| {
+            let same = |(id, rules): (&_, &_)| then.get(id).is_some_and(|old| Arc::ptr_eq(old, rules));
+            let there = now.iter().filter(move |(id, rules)| !same((*id, *rules))).map(|(id, _)| id);
+            there.chain(then.keys().filter(|id| !now.contains_key(*id)))
+        })
+    }
+
     /// Replaces a Service, or takes it out.
     pub fn set(&mut self, id: &NamespacedName, rules: Option<Arc<ServiceRules>>) {
         let shard = Arc::make_mut(&mut self.shards[shard(id)]);
@@ -321,5 +332,37 @@ impl Serialize for ServiceSnapshot {
         let sorted: BTreeMap<_, _> = self.services().collect();
         let services = sorted.into_values().map(|rules| &**rules).collect();
         Dump { generation: self.generation, node: &self.node, services }.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::origin::{Kind, ObjectKey};
+
+    #[test]
+    fn changes_are_the_services_that_came_went_or_are_others() {
+        let rules = |name: &str| {
+            let origin = Origin { key: ObjectKey::new(Kind::Service, "shop", name), generation: 1 };
+            Arc::new(ServiceRules { origin, cluster_ips: [].into(), ports: [].into(), health: None })
+        };
+        let id = |name: &str| NamespacedName::new("shop", name);
+        let mut before = ServiceSnapshot::default();
+        // More than there are shards, so that some share one.
+        for number in 0..SHARDS * 4 {
+            before.set(&id(&number.to_string()), Some(rules("same")));
+        }
+        for name in ["other", "gone"] {
+            before.set(&id(name), Some(rules(name)));
+        }
+        let mut now = before.clone();
+        assert_eq!(now.changes(&before).count(), 0);
+        now.set(&id("other"), Some(rules("other")));
+        now.set(&id("gone"), None);
+        now.set(&id("new"), Some(rules("new")));
+        now.set(&id("7"), before.get(&id("7")).cloned());
+        let mut changed: Vec<_> = now.changes(&before).map(|id| id.to_string()).collect();
+        changed.sort();
+        assert_eq!(changed, ["shop/gone", "shop/new", "shop/other"]);
     }
 }

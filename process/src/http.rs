@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -61,6 +61,8 @@ pub struct Request {
 pub struct Response {
     pub status: u16,
     pub content_type: &'static str,
+    /// Further ones. What cannot be sent is left out; of those with one name the last counts.
+    pub headers: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
     /// Seconds, for the header `Retry-After`.
     pub retry_after: Option<u16>,
@@ -137,7 +139,12 @@ impl Response {
     /// An answer in words, with a line end.
     pub fn text(status: u16, text: impl std::fmt::Display) -> Self {
         let body = format!("{text}\n").into_bytes();
-        Self { status, content_type: "text/plain; charset=utf-8", body, retry_after: None }
+        Self { status, content_type: "text/plain; charset=utf-8", headers: Vec::new(), body, retry_after: None }
+    }
+
+    /// An answer in JSON.
+    pub fn json(status: u16, body: Vec<u8>) -> Self {
+        Self { status, content_type: "application/json", headers: Vec::new(), body, retry_after: None }
     }
 
     fn into_hyper(self) -> hyper::Response<Full<Bytes>> {
@@ -147,6 +154,11 @@ impl Response {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
         if let Some(seconds) = self.retry_after {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        for (name, value) in self.headers {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::try_from(value)) {
+                response.headers_mut().insert(name, value);
+            }
         }
         response
     }
@@ -278,6 +290,17 @@ mod tests {
             let answer = exchange(&sent, false).await;
             assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(text), "{sent}\n{answer}");
         }
+    }
+
+    #[test]
+    fn further_headers_are_sent_and_what_is_no_header_is_left_out() {
+        let headers =
+            [("X-Content-Type-Options", "nosniff"), ("Content-Type", "text/html"), ("a b", "c"), ("X-A", "a\nb")]
+                .map(|(name, value)| (name, value.to_owned()));
+        let sent = Response { headers: headers.into(), ..Response::text(200, "ok") }.into_hyper();
+        let sent: Vec<(&str, &[u8])> =
+            sent.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        assert_eq!(sent, [("content-type", &b"text/html"[..]), ("x-content-type-options", b"nosniff")]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,7 +23,7 @@ mod options;
 mod rules;
 mod slots;
 
-pub use conntrack::is_stale;
+pub use conntrack::ServingEndpoints;
 pub use decide::{Decision, Dropped, Packet, Place, Refused, decide};
 pub use engine::{ServiceNat, Update};
 pub use health::{HealthAnswer, health_answer};

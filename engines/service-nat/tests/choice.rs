@@ -4,7 +4,7 @@
 
 mod support;
 
-use headwater_service_nat::{Options, Place, is_stale};
+use headwater_service_nat::{Options, Place, ServingEndpoints};
 use serde_json::json;
 use support::*;
 
@@ -184,6 +184,8 @@ fn only_udp_flows_to_endpoints_that_no_longer_serve_are_stale_and_only_while_ano
         let mut of_slice = slice("dns", "dns-1", endpoints);
         of_slice["ports"][0]["protocol"] = json!(protocol);
         let world = World::new(options(), [service("dns", json!({"spec": {"ports": ports}})), of_slice]);
-        assert_eq!(is_stale(world.port("dns"), from.parse().unwrap()), stale, "{protocol} {endpoints:?} {from}");
+        let serving = ServingEndpoints::of(world.port("dns"));
+        let found = serving.is_some_and(|serving| serving.is_stale(from.parse().unwrap()));
+        assert_eq!(found, stale, "{protocol} {endpoints:?} {from}");
     }
 }

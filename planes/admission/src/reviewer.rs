@@ -87,9 +87,7 @@ impl<J: Judge> Reviewer<J> {
             Err(error) => return refused(408, &error.to_string()),
         };
         match self.review(&body).await {
-            Ok((word, body)) => {
-                (word, Response { status: 200, content_type: "application/json", body, retry_after: None })
-            }
+            Ok((word, body)) => (word, Response::json(200, body)),
             Err(error) => refused(400, &error.to_string()),
         }
     }

@@ -93,11 +93,8 @@ fn healthz(state: &watch::Receiver<Arc<State>>, now: SystemTime) -> Response {
     let updated = updated.map_or_else(|| NEVER.to_owned(), text);
     let body = format!(r#"{{"lastUpdated": "{updated}","currentTime": "{}", "nodeEligible": true}}"#, text(now));
     Response {
-        status: if healthy { 200 } else { 503 },
-        content_type: "application/json",
         headers: vec![("X-Content-Type-Options", "nosniff".to_owned())],
-        body: body.into_bytes(),
-        retry_after: None,
+        ..Response::json(if healthy { 200 } else { 503 }, body.into_bytes())
     }
 }
 

@@ -153,8 +153,10 @@ fn translate(node: &Host, pod: usize) -> Result<()> {
         )
     };
     let [four, six] = [PODS[0], PODS[1]];
-    node.nft(&(rules("ip", &format!("{}:53", four[pod]), &format!("{{ {}, {} }}", four[0], four[1]))
-        + &rules("ip6", &format!("[{}]:53", six[pod]), &format!("{{ {}, {} }}", six[0], six[1]))))
+    node.nft(
+        &(rules("ip", &format!("{}:53", four[pod]), &format!("{{ {}, {} }}", four[0], four[1]))
+            + &rules("ip6", &format!("[{}]:53", six[pod]), &format!("{{ {}, {} }}", six[0], six[1]))),
+    )
 }
 
 /// A client, and where it sends.
@@ -211,7 +213,14 @@ fn flows_to_an_endpoint_that_serves_no_longer_go_to_another_by_every_frontend() 
             Port::udp(&[(one, serving[0]), (two, serving[1])], &frontends[family])
         };
         let dns = |serving| service("dns", &[of_family(serving, 0), of_family(serving, 1)]);
-        let moved = ["172.16.0.1:53", "198.51.100.1:53", "203.0.113.1:53", "10.0.0.254:30053", "[fd16::1]:53", "[fd00::254]:30053"];
+        let moved = [
+            "172.16.0.1:53",
+            "198.51.100.1:53",
+            "203.0.113.1:53",
+            "10.0.0.254:30053",
+            "[fd16::1]:53",
+            "[fd00::254]:30053",
+        ];
         let clients = moved.map(|destination| Client::new(node_host, destination));
         let clients = clients.into_iter().collect::<Result<Vec<_>>>()?;
         let family = |client: &Client| usize::from(client.1.is_ipv6());
@@ -276,8 +285,9 @@ fn a_node_port_counts_at_the_addresses_of_this_node_and_at_any_for_flows_that_ca
         translate(node_host, 0)?;
         let magic = mark::MAGIC | mark::KIND_REPLY;
         node_host.nft(&format!(
-            "table ip lab {{ chain mark {{ type filter hook output priority -150; \
-             ip daddr 192.0.2.9 ct mark set {magic:#x}; }}; }}"
+            "table ip lab {{ chain mark {{ type filter hook output priority -150;
+                 ip daddr 192.0.2.9 ct mark set {magic:#x}
+             }}; }}"
         ))?;
         let servers = servers(pods, 53)?;
         let [tunnel, strange] = ["192.0.2.9:30053", "192.0.2.8:30053"].map(|to| Client::new(node_host, to));

@@ -69,13 +69,7 @@ impl Asked {
         let health = self.snapshots.load().get(service).and_then(|rules| rules.health);
         let local = health.map_or(0, |health| if at.is_ipv4() { health.local_v4 } else { health.local_v6 });
         let answer = health_answer(service, local, is_healthy(&self.state, SystemTime::now()));
-        Response {
-            status: answer.status,
-            content_type: "application/json",
-            headers: answer.headers.into(),
-            body: answer.body.into_bytes(),
-            retry_after: None,
-        }
+        Response { headers: answer.headers.into(), ..Response::json(answer.status, answer.body.into_bytes()) }
     }
 }
 

@@ -7,8 +7,8 @@ use headwater_model::finding::Finding;
 use headwater_model::nat::{HealthCheck, NodeRules, ServiceRules, ServiceSnapshot};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey, Origin};
 use headwater_process::publish::{Publisher, publish};
-use headwater_testkit::wait::{DEADLINE, eventually};
 use headwater_testkit::lab;
+use headwater_testkit::wait::{DEADLINE, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -122,7 +122,8 @@ fn each_family_is_told_of_its_own_endpoints_as_they_are_now() -> Result<()> {
             "\"localEndpoints\": 2,",
         ];
         told(at(V4, 30001), Some(&two)).await?;
-        told(at(V6, 30001), Some(&["503 ", "x-load-balancing-endpoint-weight: 0\r\n", "\"localEndpoints\": 0,"])).await?;
+        told(at(V6, 30001), Some(&["503 ", "x-load-balancing-endpoint-weight: 0\r\n", "\"localEndpoints\": 0,"]))
+            .await?;
 
         // The same connection: the listener stays when only the numbers change, and they count when they are asked for.
         let mut kept = TcpStream::connect(at(V4, 30001)).await?;
@@ -276,9 +277,8 @@ fn the_proxy_is_healthy_while_it_does_not_wait_for_long() {
         let state = State { applied_at, waiting_since, ..State::new("node".into()) };
         let (writer, state) = watch::channel(Arc::new(state));
         let answer = healthz(&state, now);
-        let body = format!(
-            r#"{{"lastUpdated": "{updated}","currentTime": "2001-09-09T01:46:40Z", "nodeEligible": true}}"#
-        );
+        let body =
+            format!(r#"{{"lastUpdated": "{updated}","currentTime": "2001-09-09T01:46:40Z", "nodeEligible": true}}"#);
         assert_eq!(String::from_utf8(answer.body).unwrap(), body);
         assert_eq!(answer.status, if healthy { 200 } else { 503 }, "{applied_at:?} {waiting_since:?}");
         drop(writer);

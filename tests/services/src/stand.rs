@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use headwater_testkit::cluster::Cluster;
 use headwater_testkit::lab::{Lab, Process};
 use headwater_testkit::services::{Family, Pod, Topology, Transport, ask_with};
@@ -122,6 +122,9 @@ impl Stand {
         let stand = Self { implementation, agents: agents.collect::<Result<_>>()?, topology, lab };
         let programmed = stand.programmed(&scenario::last(), START);
         programmed.with_context(|| stand.describe()).with_context(|| format!("{implementation:?} is not ready"))?;
+        if implementation != Implementation::Headwater {
+            block_on(object::announce_zones(cluster, &stand.topology))?;
+        }
         Ok(stand)
     }
 
@@ -164,16 +167,6 @@ impl Stand {
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         assert!((FIRST_FREE..250).contains(&number), "no number is left for a Service");
         Service::new(&format!("{name}-{}", self.implementation.word()), number)
-    }
-
-    /// Creates a Service and waits until every node knows it. Some of the endpoints must answer pods.
-    ///
-    /// # Errors
-    /// When the API refuses, or it is not programmed in time.
-    pub fn create(&self, service: &Service, endpoints: &[Endpoint]) -> Result<()> {
-        ensure!(!endpoints.is_empty(), "service {}: nobody would answer", service.name);
-        block_on(service.create(cluster()?, NAMESPACE, endpoints))?;
-        self.programmed(service, CHANGE)
     }
 
     /// Replaces the endpoints of a Service. Nodes learn of it in their own time.

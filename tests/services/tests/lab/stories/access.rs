@@ -4,14 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use headwater_services_tests::object::{Endpoint, Frontend};
-use headwater_services_tests::stand::Stand;
 use headwater_testkit::services::{Entry, Family, Outcome, Transport, ask};
 use headwater_testkit::wait;
 use serde_json::json;
 
-use super::{answering, each, places, seen};
+use super::{Story, answering, each, places, seen};
 
-pub(super) fn source_ranges_guard_the_vip_and_nothing_else(stand: &Stand) -> Result<()> {
+pub(super) fn source_ranges_guard_the_vip_and_nothing_else(stand: &Story) -> Result<()> {
     let pod = stand.pod(1)?;
     let admitted = [Entry::Router(1), Entry::Router(2)];
     let mut ranges = vec!["10.244.0.0/16".to_owned(), "fd00:10:244::/48".to_owned()];
@@ -34,7 +33,7 @@ pub(super) fn source_ranges_guard_the_vip_and_nothing_else(stand: &Stand) -> Res
     })
 }
 
-pub(super) fn one_client_stays_at_one_endpoint_with_session_affinity(stand: &Stand) -> Result<()> {
+pub(super) fn one_client_stays_at_one_endpoint_with_session_affinity(stand: &Story) -> Result<()> {
     let pods = [stand.pod(1)?, stand.pod(2)?, stand.pod(2)?];
     let service = stand.service("affinity").with(json!({ "sessionAffinity": "ClientIP" }));
     stand.create(&service, &pods.each_ref().map(Endpoint::of))?;
@@ -54,7 +53,7 @@ pub(super) fn one_client_stays_at_one_endpoint_with_session_affinity(stand: &Sta
     })
 }
 
-pub(super) fn affinity_ends_after_its_timeout(stand: &Stand) -> Result<()> {
+pub(super) fn affinity_ends_after_its_timeout(stand: &Story) -> Result<()> {
     const TIMEOUT: Duration = Duration::from_secs(1);
     let pods = [stand.pod(1)?, stand.pod(2)?, stand.pod(2)?];
     let affinity = json!({
@@ -77,7 +76,7 @@ pub(super) fn affinity_ends_after_its_timeout(stand: &Stand) -> Result<()> {
     })
 }
 
-pub(super) fn a_vip_of_ip_mode_proxy_is_left_to_the_load_balancer(stand: &Stand) -> Result<()> {
+pub(super) fn a_vip_of_ip_mode_proxy_is_left_to_the_load_balancer(stand: &Story) -> Result<()> {
     let pod = stand.pod(1)?;
     let service = stand.service("proxied").proxied();
     stand.create(&service, &[Endpoint::of(&pod)])?;

@@ -2,8 +2,9 @@
 
 use anyhow::{Result, ensure};
 use headwater_services_tests::object::{Endpoint, Frontend};
-use headwater_services_tests::stand::Stand;
 use headwater_testkit::services::{Entry, Family, Transport, tally};
+
+use super::Story;
 
 /// So many that of three endpoints each has its third within 5 % in all but one of two million runs (the standard
 /// deviation is 1 % of the fair share).
@@ -11,7 +12,7 @@ const CONNECTIONS: usize = 20_000;
 /// Hundredths of the fair share.
 const TOLERANCE: usize = 5;
 
-pub(super) fn connections_are_spread_evenly_over_endpoints_that_nodes_have_unevenly(stand: &Stand) -> Result<()> {
+pub(super) fn connections_are_spread_evenly_over_endpoints_that_nodes_have_unevenly(stand: &Story) -> Result<()> {
     let pods = [stand.pod(1)?, stand.pod(1)?, stand.pod(2)?];
     let service = stand.service("balance");
     stand.create(&service, &pods.each_ref().map(Endpoint::of))?;

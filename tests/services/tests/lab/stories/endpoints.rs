@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use headwater_services_tests::object::{Endpoint, Frontend};
-use headwater_services_tests::stand::{CHANGE, Stand};
+use headwater_services_tests::stand::CHANGE;
 use headwater_testkit::services::{Connection, Datagrams, Entry, Family, Outcome, Pod, Transport};
 use headwater_testkit::wait;
 use serde_json::{Value, json};
 
-use super::{SHORT, answering, each, places, until, ways};
+use super::{SHORT, Story, answering, each, places, until, ways};
 
 fn conditions(ready: bool, serving: bool, terminating: bool) -> Value {
     json!({ "conditions": { "ready": ready, "serving": serving, "terminating": terminating } })
@@ -21,7 +21,7 @@ fn names(pods: &[&Pod]) -> BTreeSet<String> {
 
 /// Waits until exactly these pods answer a pod of a node that asks the cluster IP.
 fn answered_by(
-    stand: &Stand,
+    stand: &Story,
     target: std::net::SocketAddr,
     node: usize,
     transport: Transport,
@@ -39,7 +39,7 @@ fn answered_by(
     reached.with_context(|| format!("{} to {target}: {last:?} instead of {expected:?}", shell.name()))
 }
 
-pub(super) fn a_service_is_refused_until_it_has_an_endpoint_and_after_it(stand: &Stand) -> Result<()> {
+pub(super) fn a_service_is_refused_until_it_has_an_endpoint_and_after_it(stand: &Story) -> Result<()> {
     let pod = stand.pod(2)?;
     let service = stand.service("refused");
     stand.create(&service, &[Endpoint::of(&pod)])?;
@@ -64,7 +64,7 @@ pub(super) fn a_service_is_refused_until_it_has_an_endpoint_and_after_it(stand: 
     Ok(())
 }
 
-pub(super) fn terminating_endpoints_serve_only_while_none_is_ready(stand: &Stand) -> Result<()> {
+pub(super) fn terminating_endpoints_serve_only_while_none_is_ready(stand: &Story) -> Result<()> {
     let (ready, draining, gone) = (stand.pod(1)?, stand.pod(2)?, stand.pod(2)?);
     let others = [
         Endpoint::of(&draining).with(conditions(false, true, true)),
@@ -85,7 +85,7 @@ pub(super) fn terminating_endpoints_serve_only_while_none_is_ready(stand: &Stand
 }
 
 pub(super) fn with_policy_local_terminating_endpoints_of_a_node_serve_while_it_has_no_ready_one(
-    stand: &Stand,
+    stand: &Story,
 ) -> Result<()> {
     let (draining, elsewhere) = (stand.pod(1)?, stand.pod(2)?);
     let service = stand.service("drain").local();
@@ -101,7 +101,7 @@ pub(super) fn with_policy_local_terminating_endpoints_of_a_node_serve_while_it_h
     Ok(())
 }
 
-pub(super) fn not_ready_endpoints_are_used_only_when_they_are_published(stand: &Stand) -> Result<()> {
+pub(super) fn not_ready_endpoints_are_used_only_when_they_are_published(stand: &Story) -> Result<()> {
     let (ready, other) = (stand.pod(1)?, stand.pod(2)?);
     let service = stand.service("published").with(json!({ "publishNotReadyAddresses": true }));
     // Who writes slices calls every endpoint of such a Service ready.
@@ -114,7 +114,7 @@ pub(super) fn not_ready_endpoints_are_used_only_when_they_are_published(stand: &
     answered_by(stand, target, 3, Transport::Tcp, &[&ready])
 }
 
-pub(super) fn connections_live_on_while_other_endpoints_come_and_go(stand: &Stand) -> Result<()> {
+pub(super) fn connections_live_on_while_other_endpoints_come_and_go(stand: &Story) -> Result<()> {
     let (stays, comes) = (stand.pod(2)?, stand.pod(1)?);
     let service = stand.service("steady");
     stand.create(&service, &[Endpoint::of(&stays)])?;
@@ -140,7 +140,7 @@ pub(super) fn connections_live_on_while_other_endpoints_come_and_go(stand: &Stan
     Ok(())
 }
 
-pub(super) fn udp_flows_leave_an_endpoint_that_is_gone(stand: &Stand) -> Result<()> {
+pub(super) fn udp_flows_leave_an_endpoint_that_is_gone(stand: &Story) -> Result<()> {
     let (before, after) = (stand.pod(1)?, stand.pod(2)?);
     let service = stand.service("datagrams");
     stand.create(&service, &[Endpoint::of(&before)])?;
@@ -173,7 +173,7 @@ pub(super) fn udp_flows_leave_an_endpoint_that_is_gone(stand: &Stand) -> Result<
     Ok(())
 }
 
-pub(super) fn hints_keep_traffic_in_the_zone_unless_an_endpoint_has_none(stand: &Stand) -> Result<()> {
+pub(super) fn hints_keep_traffic_in_the_zone_unless_an_endpoint_has_none(stand: &Story) -> Result<()> {
     let pods = [stand.pod(1)?, stand.pod(2)?, stand.pod(3)?];
     let hinted = |zones: [usize; 3]| -> Vec<Endpoint> {
         let hint = |zone| json!({ "hints": { "forZones": [{ "name": format!("zone-{zone}") }] } });
@@ -201,7 +201,7 @@ pub(super) fn hints_keep_traffic_in_the_zone_unless_an_endpoint_has_none(stand: 
     Ok(())
 }
 
-pub(super) fn hints_for_nodes_come_before_those_for_zones(stand: &Stand) -> Result<()> {
+pub(super) fn hints_for_nodes_come_before_those_for_zones(stand: &Story) -> Result<()> {
     let pods = [stand.pod(1)?, stand.pod(1)?, stand.pod(2)?];
     let hint = |node: usize, zone: usize| {
         json!({ "hints": {

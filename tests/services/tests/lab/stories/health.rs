@@ -4,20 +4,22 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use headwater_services_tests::object::Endpoint;
-use headwater_services_tests::stand::{CHANGE, NAMESPACE, Stand};
+use headwater_services_tests::stand::{CHANGE, NAMESPACE};
 use headwater_testkit::client::RawClient;
 use headwater_testkit::response::Response;
 use headwater_testkit::services::Family;
 use headwater_testkit::wait;
 use serde_json::{Value, json};
 
-fn get(stand: &Stand, at: SocketAddr, path: &str) -> Result<Response> {
+use super::Story;
+
+fn get(stand: &Story, at: SocketAddr, path: &str) -> Result<Response> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
     stand.topology.client().run(|| RawClient::connect(at)?.request(request)).with_context(|| format!("{at}{path}"))
 }
 
 /// Waits until the health check port of a node tells of so many endpoints.
-fn told(stand: &Stand, at: SocketAddr, count: usize) -> Result<Response> {
+fn told(stand: &Story, at: SocketAddr, count: usize) -> Result<Response> {
     wait::value(CHANGE, || {
         let response = get(stand, at, "/healthz").ok()?;
         let body: Value = serde_json::from_slice(&response.body).ok()?;
@@ -26,7 +28,7 @@ fn told(stand: &Stand, at: SocketAddr, count: usize) -> Result<Response> {
     .with_context(|| format!("{at}: not {count} local endpoints, but {:?}", get(stand, at, "/")))
 }
 
-pub(super) fn the_health_check_port_tells_how_many_endpoints_are_ready_here(stand: &Stand) -> Result<()> {
+pub(super) fn the_health_check_port_tells_how_many_endpoints_are_ready_here(stand: &Story) -> Result<()> {
     let pods = [stand.pod(1)?, stand.pod(1)?, stand.pod(2)?];
     let draining = json!({ "conditions": { "ready": false, "serving": true, "terminating": true } });
     let mut endpoints: Vec<Endpoint> = pods.iter().map(Endpoint::of).collect();
@@ -64,7 +66,7 @@ pub(super) fn the_health_check_port_tells_how_many_endpoints_are_ready_here(stan
     Ok(())
 }
 
-pub(super) fn the_proxy_says_that_it_is_healthy(stand: &Stand) -> Result<()> {
+pub(super) fn the_proxy_says_that_it_is_healthy(stand: &Story) -> Result<()> {
     for node in stand.topology.nodes() {
         for (family, path) in Family::ALL.iter().flat_map(|family| ["/healthz", "/livez"].map(|path| (*family, path))) {
             let at = SocketAddr::new(node.address(family), 10256);

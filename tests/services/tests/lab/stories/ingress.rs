@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use headwater_services_tests::implementation::Implementation;
 use headwater_services_tests::object::{Endpoint, Frontend, Service, TARGET_PORT};
-use headwater_services_tests::stand::{CHANGE, NAMESPACE, Stand, block_on, cluster};
+use headwater_services_tests::stand::CHANGE;
 use headwater_testkit::client::RawClient;
 use headwater_testkit::cluster::headwater;
 use headwater_testkit::dir::ManifestDir;
@@ -18,7 +18,7 @@ use headwater_testkit::response::Seen;
 use headwater_testkit::services::{Entry, Family};
 use headwater_testkit::{Whoami, proxy, wait};
 
-use super::SHORT;
+use super::{SHORT, Story};
 
 const WHOAMI_PORT: u16 = 8000;
 
@@ -30,7 +30,7 @@ struct Edge {
     _manifests: ManifestDir,
 }
 
-fn edge(stand: &Stand, service: Service, client_address: &str) -> Result<Edge> {
+fn edge(stand: &Story, service: Service, client_address: &str) -> Result<Edge> {
     let (pod, backend) = (stand.topology.pod(1, &format!("{}-edge", service.name))?, stand.pod(2)?);
     let at = SocketAddr::new(backend.address(Family::V4), WHOAMI_PORT);
     let whoami = backend.host().run(|| Origin::start(Kind::Http, Whoami::new("backend", [at])))?;
@@ -78,7 +78,7 @@ endpoints: [{{addresses: [{}], conditions: {{ready: true}}}}]
     let mut command = Command::new(headwater()?);
     command.arg("up").arg(manifests.path()).args(["--workers", "1"]);
     let process = pod.host().spawn_process(&command)?;
-    block_on(service.create(cluster()?, NAMESPACE, &[Endpoint::of(&pod)]))?;
+    stand.post(&service, &[Endpoint::of(&pod)])?;
     for (shell, family) in stand.pods().shells.iter().flat_map(|shell| Family::ALL.map(|family| (shell, family))) {
         let vip = service.address(&stand.topology, Frontend::LoadBalancer, shell.node(), family);
         let connects = || shell.host().run(|| TcpStream::connect_timeout(&vip, SHORT).is_ok());
@@ -94,7 +94,7 @@ fn whoami(from: &Host, source: IpAddr, at: SocketAddr) -> Result<Seen> {
     answer.with_context(|| format!("{source} to {at}"))
 }
 
-pub(super) fn an_ingress_behind_a_local_service_tells_the_client(stand: &Stand) -> Result<()> {
+pub(super) fn an_ingress_behind_a_local_service_tells_the_client(stand: &Story) -> Result<()> {
     let local = edge(stand, stand.service("edge").local(), "{}")?;
     let cluster = edge(stand, stand.service("far"), "{}")?;
     let client = stand.topology.client();
@@ -117,7 +117,7 @@ pub(super) fn an_ingress_behind_a_local_service_tells_the_client(stand: &Stand) 
     Ok(())
 }
 
-pub(super) fn an_ingress_behind_a_terminating_load_balancer_tells_the_client(stand: &Stand) -> Result<()> {
+pub(super) fn an_ingress_behind_a_terminating_load_balancer_tells_the_client(stand: &Story) -> Result<()> {
     let settings = "{trustedProxies: [192.0.2.0/24, 10.244.0.0/16], proxyProtocol: Required}";
     let edge = edge(stand, stand.service("terminated"), settings)?;
     let (topology, balancer) = (&stand.topology, stand.topology.balancer());

@@ -9,12 +9,15 @@ mod replicas;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use headwater_services_tests::implementation::Implementation;
+use headwater_services_tests::object::{Endpoint, Service};
 use headwater_services_tests::parallel;
-use headwater_services_tests::stand::{CHANGE, Stand};
+use headwater_services_tests::stand::{CHANGE, NAMESPACE, Stand, block_on, cluster};
 use headwater_testkit::lab::Host;
 use headwater_testkit::services::{Family, Outcome, Seen, Transport, ask, ask_with};
 use headwater_testkit::wait;
@@ -30,13 +33,48 @@ fn ways() -> impl Iterator<Item = (Family, Transport)> {
     Family::ALL.into_iter().flat_map(|family| Transport::ALL.map(|transport| (family, transport)))
 }
 
-fn run(implementation: Implementation, story: fn(&Stand) -> Result<()>) -> Result<()> {
-    let stand = Stand::of(implementation)?;
-    let result = story(stand);
+/// A stand, and the Services that a story has made there; they go with it.
+struct Story {
+    stand: &'static Stand,
+    made: Mutex<Vec<Service>>,
+}
+
+impl Deref for Story {
+    type Target = Stand;
+
+    fn deref(&self) -> &Stand {
+        self.stand
+    }
+}
+
+impl Story {
+    /// Creates a Service.
+    fn post(&self, service: &Service, endpoints: &[Endpoint]) -> Result<()> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(service.clone());
+        block_on(service.create(cluster()?, NAMESPACE, endpoints))
+    }
+
+    /// Creates a Service and waits until every node knows it. Some of the endpoints must answer pods.
+    fn create(&self, service: &Service, endpoints: &[Endpoint]) -> Result<()> {
+        self.post(service, endpoints)?;
+        self.programmed(service, CHANGE)
+    }
+
+    fn end(self) -> Result<()> {
+        let made = self.made.into_inner().unwrap_or_else(PoisonError::into_inner);
+        made.iter().try_for_each(|service| block_on(service.delete(cluster()?, NAMESPACE)))
+    }
+}
+
+fn run(implementation: Implementation, story: fn(&Story) -> Result<()>) -> Result<()> {
+    let stand = Story { stand: Stand::of(implementation)?, made: Mutex::default() };
+    let result = story(&stand);
     if result.is_err() {
         eprintln!("{}", stand.describe());
+        // What it has made stays for those who look.
+        return result;
     }
-    result
+    stand.end()
 }
 
 /// What a pod sees, where one must answer.

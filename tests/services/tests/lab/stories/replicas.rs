@@ -4,19 +4,19 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use headwater_services_tests::object::{Endpoint, Frontend, services};
-use headwater_services_tests::stand::{NAMESPACE, Stand, block_on, cluster};
+use headwater_services_tests::stand::{NAMESPACE, block_on, cluster};
 use headwater_testkit::services::{Entry, Family, Outcome, Transport, ask};
 use serde_json::json;
 
-use super::{answering, each, places, seen, until, ways};
+use super::{Story, answering, each, places, seen, until, ways};
 
 /// Two on node 1, one on node 2.
-fn replicas(stand: &Stand) -> Result<(Vec<Endpoint>, BTreeSet<String>)> {
+fn replicas(stand: &Story) -> Result<(Vec<Endpoint>, BTreeSet<String>)> {
     let pods = [stand.pod(1)?, stand.pod(1)?, stand.pod(2)?];
     Ok((pods.iter().map(Endpoint::of).collect(), pods.iter().map(|pod| pod.name().to_owned()).collect()))
 }
 
-pub(super) fn three_replicas_on_two_nodes_answer_at_every_node(stand: &Stand) -> Result<()> {
+pub(super) fn three_replicas_on_two_nodes_answer_at_every_node(stand: &Story) -> Result<()> {
     let (endpoints, all) = replicas(stand)?;
     let service = stand.service("replicas");
     stand.create(&service, &endpoints)?;
@@ -36,7 +36,7 @@ pub(super) fn three_replicas_on_two_nodes_answer_at_every_node(stand: &Stand) ->
     })
 }
 
-pub(super) fn with_policy_local_only_nodes_with_replicas_answer_and_they_see_the_client(stand: &Stand) -> Result<()> {
+pub(super) fn with_policy_local_only_nodes_with_replicas_answer_and_they_see_the_client(stand: &Story) -> Result<()> {
     let (endpoints, _) = replicas(stand)?;
     let service = stand.service("local").local();
     stand.create(&service, &endpoints)?;
@@ -65,7 +65,7 @@ pub(super) fn with_policy_local_only_nodes_with_replicas_answer_and_they_see_the
     })
 }
 
-pub(super) fn a_policy_can_be_changed_while_it_serves(stand: &Stand) -> Result<()> {
+pub(super) fn a_policy_can_be_changed_while_it_serves(stand: &Story) -> Result<()> {
     let (endpoints, _) = replicas(stand)?;
     let service = stand.service("change");
     stand.create(&service, &endpoints)?;

@@ -407,3 +407,189 @@ pub(crate) fn difference(family: Family, set: Id, wanted: Vec<Element>, found: V
     let place = |element| Placed { family, set, element };
     Plan::between(found.into_iter().map(place).collect(), wanted.into_iter().map(place).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+
+    use headwater_model::nat::{
+        EndpointState, Frontend, FrontendAddress, KeepClient, Masquerade, NatEndpoint, Set, Verdict,
+    };
+    use headwater_model::origin::{Kind, ObjectKey, Origin};
+    use headwater_model::tunnel::{Peer, TunnelEnd};
+    use headwater_service_nat::node_table;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What may become of one of a few Services, or of the nodes.
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// Endpoints by node, 0 is this one; 9 has no tunnel, 10 is no node.
+        Service {
+            which: u8,
+            endpoints: Vec<u8>,
+            kept: bool,
+            sticky: bool,
+        },
+        Remove(u8),
+        Peers {
+            names: Vec<u8>,
+            ready: bool,
+        },
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let service = (0_u8..3, prop::collection::vec(0_u8..11, 0..7), any::<bool>(), any::<bool>())
+            .prop_map(|(which, endpoints, kept, sticky)| Step::Service { which, endpoints, kept, sticky });
+        let peers = (prop::collection::vec(1_u8..9, 0..6), any::<bool>())
+            .prop_map(|(names, ready)| Step::Peers { names, ready });
+        prop::collection::vec(prop_oneof![4 => service, 1 => (0_u8..3).prop_map(Step::Remove), 2 => peers], 1..24)
+    }
+
+    fn name(node: u8) -> Option<Arc<str>> {
+        (node != 10).then(|| format!("node-{node}").into())
+    }
+
+    fn id(which: u8) -> NamespacedName {
+        NamespacedName::new("shop", format!("web-{which}"))
+    }
+
+    fn rules(which: u8, nodes: &[u8], kept: bool, sticky: bool) -> Arc<ServiceRules> {
+        let endpoints: Arc<[NatEndpoint]> = (1_u16..)
+            .zip(nodes)
+            .map(|(slot, node)| NatEndpoint {
+                slot: Slot(slot),
+                address: SocketAddr::new([10, 244, *node, slot as u8].into(), 8080),
+                node: name(*node),
+                local: *node == 0,
+                state: EndpointState::Ready,
+                serving: true,
+            })
+            .collect();
+        let mut weights: BTreeMap<Option<Arc<str>>, u32> = BTreeMap::new();
+        nodes.iter().for_each(|node| *weights.entry(name(*node)).or_default() += 1);
+        let shares = weights.into_iter().map(|(node, weight)| NodeShare { node, weight }).collect();
+        let forward = |masquerade| {
+            if nodes.is_empty() { Verdict::Reject } else { Verdict::Forward { set: Set::Cluster, masquerade } }
+        };
+        let frontend = |address, remote| Frontend {
+            address,
+            remote: forward(remote),
+            pods: forward(Masquerade::HairpinOnly),
+            node: forward(Masquerade::Always),
+            sources: None,
+        };
+        let how = if kept { Masquerade::UnlessKept } else { Masquerade::Always };
+        let vip = SocketAddr::new([203, 0, 113, which].into(), 80);
+        let frontends = vec![
+            frontend(
+                FrontendAddress::ClusterIp(SocketAddr::new([10, 96, 0, which].into(), 80)),
+                Masquerade::OffCluster,
+            ),
+            frontend(FrontendAddress::LoadBalancer(vip), how),
+            frontend(FrontendAddress::NodePort(30_000 + u16::from(which)), how),
+        ];
+        let slots = |only_local: bool| -> Arc<[Slot]> {
+            endpoints.iter().filter(|e| e.local || !only_local).map(|e| e.slot).collect()
+        };
+        let port = PortRules {
+            name: "".into(),
+            port: 80,
+            protocol: Transport::Tcp,
+            family: Family::V4,
+            cluster: slots(false),
+            local: slots(true),
+            endpoints: endpoints.clone(),
+            frontends: frontends.into(),
+            affinity: sticky.then_some(60),
+            keep: KeepClient::ViaIngress,
+            nodes: kept.then(|| node_table(shares)).flatten().map(Arc::new),
+        };
+        Arc::new(ServiceRules {
+            origin: Origin { key: ObjectKey::new(Kind::Service, "shop", format!("web-{which}")), generation: 1 },
+            cluster_ips: [IpAddr::from([10, 96, 0, which])].into(),
+            ports: [Arc::new(port)].into(),
+            health: None,
+        })
+    }
+
+    fn peers_of(names: &[u8]) -> Peers {
+        let all = names.iter().map(|node| {
+            let name = name(*node).expect("a node");
+            let tunnel = Some(TunnelEnd::of_node(&name, [192, 0, 2, *node].into(), 8474));
+            (name.clone(), Peer { name, tunnel, ..Peer::default() })
+        });
+        Peers { own: None, by_name: all.collect() }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(96))]
+
+        /// A kernel that only ever gets differences has what one would have that gets everything at once; nothing is
+        /// deleted that is not there, and no key is added twice.
+        #[test]
+        fn differences_add_up_to_everything(steps in steps()) {
+            let mut planner = Planner::new("node-0".into());
+            let mut snapshot = ServiceSnapshot::default();
+            let mut kernel: BTreeMap<(Family, Id, headwater_nft::Key), Placed> = BTreeMap::new();
+            let key = |placed: &Placed| (placed.family, placed.set, placed.element.key.clone());
+            for step in steps {
+                let plan = match step {
+                    Step::Service { which, endpoints, kept, sticky } => {
+                        snapshot.set(&id(which), Some(rules(which, &endpoints, kept, sticky)));
+                        planner.services(&snapshot, &[id(which)])
+                    }
+                    Step::Remove(which) => {
+                        snapshot.set(&id(which), None);
+                        planner.services(&snapshot, &[id(which)])
+                    }
+                    Step::Peers { names, ready } => {
+                        planner.surroundings(&peers_of(&names), ready, &[[192, 0, 2, 100].into()])
+                    }
+                };
+                for placed in &plan.delete {
+                    let there = kernel.remove(&key(placed));
+                    prop_assert_eq!(there.as_ref(), Some(placed));
+                }
+                for placed in &plan.add {
+                    prop_assert!(kernel.insert(key(placed), placed.clone()).is_none(), "{:?} twice", placed);
+                }
+                let mut wanted = planner.everything();
+                wanted.sort();
+                let mut there: Vec<Placed> = kernel.values().cloned().collect();
+                there.sort();
+                prop_assert_eq!(there, wanted);
+            }
+        }
+    }
+
+    #[test]
+    fn one_endpoint_that_goes_moves_one_other() {
+        let nodes = [3; 200];
+        let mut planner = Planner::new("node-0".into());
+        let mut snapshot = ServiceSnapshot::default();
+        snapshot.set(&id(0), Some(rules(0, &nodes, false, false)));
+        planner.services(&snapshot, &[id(0)]);
+        snapshot.set(&id(0), Some(rules(0, &nodes[..199], false, false)));
+        let plan = planner.services(&snapshot, &[id(0)]);
+        // For each of three frontends: one position, and the number of endpoints.
+        assert!(plan.elements() <= 3 * (1 + 2), "{plan:?}");
+    }
+
+    #[test]
+    fn places_that_came_here_remember_whose_they_were() {
+        let mut planner = Planner::new("node-0".into());
+        planner.surroundings(&peers_of(&[1, 2]), true, &[]);
+        let mut snapshot = ServiceSnapshot::default();
+        for (nodes, past) in [(&[1][..], 0), (&[1, 0], 512), (&[0, 0], 1024), (&[1], 1024), (&[0], 1024)] {
+            snapshot.set(&id(0), Some(rules(0, nodes, true, false)));
+            planner.services(&snapshot, &[id(0)]);
+            let known = planner.services[&id(0)].states[0].past.nodes.len();
+            assert!(known.abs_diff(past) < 8, "{nodes:?}: {known}");
+        }
+        let states = &planner.services[&id(0)].states[0];
+        assert!(states.past.nodes.values().all(|node| **node == *"node-1"));
+    }
+}

@@ -158,18 +158,8 @@ struct Words {
 impl Words {
     fn of(family: Family) -> Self {
         match family {
-            Family::V4 => Self {
-                family: "ip",
-                address: "ipv4_addr",
-                saddr: "ip saddr",
-                daddr: "ip daddr",
-            },
-            Family::V6 => Self {
-                family: "ip6",
-                address: "ipv6_addr",
-                saddr: "ip6 saddr",
-                daddr: "ip6 daddr",
-            },
+            Family::V4 => Self { family: "ip", address: "ipv4_addr", saddr: "ip saddr", daddr: "ip daddr" },
+            Family::V6 => Self { family: "ip6", address: "ipv6_addr", saddr: "ip6 saddr", daddr: "ip6 daddr" },
         }
     }
 
@@ -362,11 +352,7 @@ fn chains(family: Family, words: &Words, tunnel: Option<&Tunnel>, picks: &[Pick]
     let (saddr, daddr) = (words.saddr, words.daddr);
     let (masquerade, magic) = (mark::MASQUERADE, mark::MAGIC);
     // Leaves, before who names them.
-    chains.push((
-        "reject_it".into(),
-        None,
-        "meta l4proto tcp reject with tcp reset\nreject".into(),
-    ));
+    chains.push(("reject_it".into(), None, "meta l4proto tcp reject with tcp reset\nreject".into()));
     for door in Door::ALL {
         let prefix = door.prefix();
         chains.push((format!("{prefix}_to"), None, words.dnat(door)));
@@ -386,9 +372,8 @@ fn chains(family: Family, words: &Words, tunnel: Option<&Tunnel>, picks: &[Pick]
                 format!("{saddr} != @cluster_cidrs goto {prefix}_to_{name}_masquerade\n{pick}"),
             ));
         }
-        let inside = format!(
-            "{saddr} @pods goto {prefix}_to_any\nfib saddr type local goto {prefix}_to_any_masquerade"
-        );
+        let inside =
+            format!("{saddr} @pods goto {prefix}_to_any\nfib saddr type local goto {prefix}_to_any_masquerade");
         chains.push((format!("{prefix}_local"), None, format!("{inside}\n{key} vmap @{prefix}_here")));
         chains.push((format!("{prefix}_masqueraded"), None, format!("{inside}\ngoto {prefix}_to_any_masquerade")));
         chains.push((
@@ -427,14 +412,17 @@ fn chains(family: Family, words: &Words, tunnel: Option<&Tunnel>, picks: &[Pick]
     if let Some(tunnel) = tunnel {
         let device = &tunnel.device;
         keeping(&mut chains, family, words, tunnel);
-        nat = format!("ct mark & {:#x} == {magic:#x} goto tracked\niifname \"{device}\" goto arrivals\n{nat}", mark::OURS);
-        unserved = format!("meta mark & {:#x} == {magic:#x} accept\niifname \"{device}\" ct state untracked accept\niifname \"{device}\" ct state new ct status & dnat == 0 goto nowhere\n{unserved}", mark::OURS);
+        nat = format!(
+            "ct mark & {:#x} == {magic:#x} goto tracked\niifname \"{device}\" goto arrivals\n{nat}",
+            mark::OURS
+        );
+        unserved = format!(
+            "meta mark & {:#x} == {magic:#x} accept\niifname \"{device}\" ct state untracked accept\niifname \"{device}\" ct state new ct status & dnat == 0 goto nowhere\n{unserved}",
+            mark::OURS
+        );
         let size = tunnel.mtu - if family == Family::V4 { 40 } else { 60 };
         let syn = "tcp flags & (syn | rst) == syn tcp option maxseg size set";
-        postrouting = format!(
-            "oifname \"{device}\" {syn} {size}\nct mark {:#x} {syn} {size}",
-            mark::DIRECT
-        );
+        postrouting = format!("oifname \"{device}\" {syn} {size}\nct mark {:#x} {syn} {size}", mark::DIRECT);
     }
     chains.push(("prerouting_nat".into(), Some("nat hook prerouting priority -100"), nat));
     chains.push(("output_nat".into(), Some("nat hook output priority -100"), "jump services".into()));
@@ -491,16 +479,16 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
                 chains.push((
                     format!("{prefix}_keep_{size}{sticky}"),
                     None,
-                    format!("{saddr} @pods accept\nmeta mark set {key} map @{prefix}_table\n{}\n{placed}", place(&hash)),
+                    format!(
+                        "{saddr} @pods accept\nmeta mark set {key} map @{prefix}_table\n{}\n{placed}",
+                        place(&hash)
+                    ),
                 ));
                 // Where the flow's place was before: at most two nodes are asked.
                 chains.push((
                     format!("{prefix}_past_{size}{sticky}"),
                     None,
-                    format!(
-                        "{}\nmeta mark set {key} . meta priority map @{prefix}_past goto passed_on",
-                        place(&hash)
-                    ),
+                    format!("{}\nmeta mark set {key} . meta priority map @{prefix}_past goto passed_on", place(&hash)),
                 ));
             }
             chains.push((
@@ -554,7 +542,11 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
     let onward: String = [mark::KIND_SECOND, mark::KIND_THIRD]
         .iter()
         .map(|passed| {
-            format!("ct direction original ct mark & {:#x} == {:#x} meta mark set ct mark accept\n", kind | ours, passed | magic)
+            format!(
+                "ct direction original ct mark & {:#x} == {:#x} meta mark set ct mark accept\n",
+                kind | ours,
+                passed | magic
+            )
         })
         .collect();
     chains.push((
@@ -573,11 +565,7 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
     ));
     chains.push(("output_mangle".into(), Some("route hook output priority -150"), back));
     // Flows that go on by tunnel are not translated; those that came by it are, once.
-    chains.push((
-        "tracked".into(),
-        None,
-        format!("meta mark & {ours:#x} == {magic:#x} accept\ngoto arrivals"),
-    ));
+    chains.push(("tracked".into(), None, format!("meta mark & {ours:#x} == {magic:#x} accept\ngoto arrivals")));
     chains.push((
         "arrivals".into(),
         None,
@@ -601,11 +589,7 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
         String::new()
     };
     chains.push(("underlay".into(), None, format!("{saddr} != @vteps drop\nnotrack accept")));
-    chains.push((
-        "from_tunnel".into(),
-        None,
-        format!("ether saddr {reply} notrack\naccept"),
-    ));
+    chains.push(("from_tunnel".into(), None, format!("ether saddr {reply} notrack\naccept")));
     chains.push((
         "prerouting_raw".into(),
         Some("filter hook prerouting priority -310"),
@@ -620,27 +604,4 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
             inner.key,
         ),
     ));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn show() {
-        let tunnel = Tunnel { device: "hwvx".into(), port: 8474, underlay: Family::V4, mtu: 1450 };
-        let picks: Vec<Pick> = [
-            Pick::Random { door: Door::Address, pool: Pool::Any, endpoints: 3 },
-            Pick::Random { door: Door::NodePort, pool: Pool::Here, endpoints: 3 },
-            Pick::Sticky { door: Door::Address, pool: Pool::Any, endpoints: 3, seconds: 10800 },
-            Pick::Sticky { door: Door::NodePort, pool: Pool::Any, endpoints: 3, seconds: 10800 },
-        ]
-        .into_iter()
-        .flat_map(Pick::with_needs)
-        .collect();
-        std::fs::write("/tmp/proto/v4.nft", family(Family::V4, Some(&tunnel), &picks)).unwrap();
-        std::fs::write("/tmp/proto/v6.nft", family(Family::V6, Some(&tunnel), &picks)).unwrap();
-        std::fs::write("/tmp/proto/dev.nft", device(&tunnel)).unwrap();
-        std::fs::write("/tmp/proto/more.nft", more(Family::V4, &picks)).unwrap();
-    }
 }

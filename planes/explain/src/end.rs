@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Source or destination of a packet. As text: `203.0.113.7`, `203.0.113.7:80`, `[2001:db8::7]:80`, `endpoint`,
-/// `backend`, `node/NAME`, `this machine`.
+/// `backend`, `gateway`, `node/NAME`, `this machine`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum End {
     /// The port is chosen anew for each connection.
@@ -18,6 +18,8 @@ pub enum End {
     Endpoint,
     /// One of [`Path::backends`](crate::Path::backends).
     Backend,
+    /// An address of the gateway, which is one of [`Path::endpoints`](crate::Path::endpoints).
+    Gateway,
     /// An address of the node, of which no object says more.
     Node(Arc<str>),
     /// An address of the machine that the gateway runs on.
@@ -41,6 +43,7 @@ impl fmt::Display for End {
             Self::Socket(socket) => socket.fmt(f),
             Self::Endpoint => f.write_str("endpoint"),
             Self::Backend => f.write_str("backend"),
+            Self::Gateway => f.write_str("gateway"),
             Self::Node(name) => write!(f, "node/{name}"),
             Self::Machine => f.write_str("this machine"),
         }
@@ -49,7 +52,7 @@ impl fmt::Display for End {
 
 /// The text is no [`End`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is neither an address nor one of the words endpoint, backend, node/NAME, this machine")]
+#[error("{0:?} is neither an address nor one of the words endpoint, backend, gateway, node/NAME, this machine")]
 pub struct InvalidEnd(pub String);
 
 impl FromStr for End {
@@ -60,6 +63,7 @@ impl FromStr for End {
         match text {
             "endpoint" => Ok(Self::Endpoint),
             "backend" => Ok(Self::Backend),
+            "gateway" => Ok(Self::Gateway),
             "this machine" => Ok(Self::Machine),
             _ => match text.strip_prefix("node/") {
                 Some(name) => Ok(Self::Node(name.into())),

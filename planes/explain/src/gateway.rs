@@ -26,6 +26,8 @@ struct Arrived<'a> {
     local: SocketAddr,
     source: End,
     destination: End,
+    /// The gateway is chosen among no others.
+    alone: bool,
     causes: Vec<Cause>,
 }
 
@@ -63,7 +65,9 @@ fn accept(
     (source, destination): (End, End),
     causes: Vec<Cause>,
 ) -> Path {
-    let arrived = Arrived { question: walk.question, client: walk.client, peer, local, source, destination, causes };
+    let alone = trail.endpoints.len() == 1;
+    let (question, client) = (walk.question, walk.client);
+    let arrived = Arrived { question, client, peer, local, source, destination, alone, causes };
     let snapshot = walk.world.gateway().clone();
     let takes = |listener: &&std::sync::Arc<Listener>| {
         let any = listener.address.is_unspecified() || local.ip().is_unspecified();
@@ -332,7 +336,9 @@ impl Arrived<'_> {
     fn own_end(&self) -> End {
         match &self.destination {
             End::Socket(socket) if !socket.ip().is_unspecified() => End::Address(socket.ip()),
-            other => other.clone(),
+            End::Endpoint if self.alone => End::Address(self.local.ip()),
+            End::Endpoint => End::Gateway,
+            _ => End::Machine,
         }
     }
 

@@ -110,19 +110,36 @@ fn hop(out: &mut String, number: usize, hop: &Hop, path: &Path) {
     }
     let _ = writeln!(out, "      {}", hop.why);
     if !hop.causes.is_empty() {
-        let causes: Vec<String> = hop.causes.iter().map(cause).collect();
-        let _ = writeln!(out, "      by {}", causes.join("; "));
+        let _ = writeln!(out, "      by {}", causes(&hop.causes));
     }
 }
 
-fn cause(cause: &Cause) -> String {
-    let object = cause.object.as_ref().map(ToString::to_string).unwrap_or_default();
-    let says = match (&*cause.field, &*cause.value) {
+/// What one object says stands together.
+fn causes(all: &[Cause]) -> String {
+    let mut text = String::new();
+    let mut before: Option<&Cause> = None;
+    for cause in all {
+        let same = before.is_some_and(|before| before.object == cause.object && cause.object.is_some());
+        match (same, &cause.object, before) {
+            (true, ..) => text.push_str(", "),
+            (false, Some(key), None) => drop(write!(text, "{key} ")),
+            (false, Some(key), Some(_)) => drop(write!(text, "; {key} ")),
+            (false, None, None) => {}
+            (false, None, Some(_)) => text.push_str("; "),
+        }
+        text.push_str(&says(cause));
+        text.truncate(text.trim_end().len());
+        before = Some(cause);
+    }
+    text
+}
+
+fn says(cause: &Cause) -> String {
+    match (&*cause.field, &*cause.value) {
         ("", value) => value.to_owned(),
         (field, "") => field.to_owned(),
         (field, value) => format!("{field}: {value}"),
-    };
-    [object, says].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    }
 }
 
 fn flow(flow: &Flow, path: &Path) -> String {

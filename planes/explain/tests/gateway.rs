@@ -97,12 +97,12 @@ fn a_backend_hears_of_the_client_that_the_nodes_kept() {
     for (policy, expected, told) in [
         (
             "preserve",
-            "kept-in-header 10.244.2.80 sees endpoint by node-1:tunnel node-2:translate gateway:accept gateway:proxy",
+            "kept-in-header 10.244.2.80 sees 10.244.2.80 by node-1:tunnel node-2:translate gateway:accept gateway:proxy",
             "198.51.100.7",
         ),
         (
             "masquerade",
-            "lost@1 10.244.2.80 sees endpoint by node-1:masquerade node-2:route gateway:accept gateway:proxy",
+            "lost@1 10.244.2.80 sees 10.244.2.80 by node-1:masquerade node-2:route gateway:accept gateway:proxy",
             "192.0.2.11",
         ),
     ] {

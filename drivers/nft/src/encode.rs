@@ -139,7 +139,10 @@ impl Batch {
     /// When the rule's key or data are not those of its map.
     pub fn only_rule(&mut self, chain: &Name, rule: &Remember) -> Result<(), EncodeError> {
         if !rule.fits() {
-            return Err(EncodeError::Misfit { set: rule.map.clone(), element: format!("{:?} : {:?}", rule.key, rule.data) });
+            return Err(EncodeError::Misfit {
+                set: rule.map.clone(),
+                element: format!("{:?} : {:?}", rule.key, rule.data),
+            });
         }
         self.close();
         let table = rule.map.table();

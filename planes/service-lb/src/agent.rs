@@ -56,6 +56,8 @@ pub(crate) enum Order {
     Links,
     /// Addresses of this node changed.
     Addresses,
+    /// Leave the kernel as it is, and end.
+    Stop,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -72,14 +74,23 @@ pub enum KernelError {
 /// Features of the kernel that the rules need, each as rules that nothing else needs.
 const FEATURES: [(&str, &str); 9] = [
     ("nf_tables with maps (CONFIG_NF_TABLES)", "map m { type ipv4_addr . inet_proto . inet_service : verdict; }"),
-    ("NAT (CONFIG_NFT_NAT)", "chain c { type nat hook prerouting priority -100; meta l4proto tcp dnat to 192.0.2.1:1\n}"),
+    (
+        "NAT (CONFIG_NFT_NAT)",
+        "chain c { type nat hook prerouting priority -100; meta l4proto tcp dnat to 192.0.2.1:1\n}",
+    ),
     ("masquerading (CONFIG_NFT_MASQ)", "chain c { type nat hook postrouting priority 100; masquerade\n}"),
     ("numgen (CONFIG_NFT_NUMGEN)", "chain c { meta priority set numgen random mod 2\n}"),
     ("jhash (CONFIG_NFT_HASH)", "chain c { meta priority set jhash ip saddr mod 2\n}"),
     ("fib (CONFIG_NFT_FIB_IPV4)", "chain c { type filter hook prerouting priority 0; fib saddr type local accept\n}"),
     ("conntrack marks (CONFIG_NFT_CT)", "chain c { type filter hook prerouting priority 0; ct mark set 1\n}"),
-    ("reject in prerouting (CONFIG_NFT_REJECT, Linux 5.9)", "chain c { type filter hook prerouting priority 0; reject\n}"),
-    ("sets that the packet path fills", "set s { type ipv4_addr; size 16; flags dynamic,timeout; }\n chain c { add @s { ip saddr timeout 1s }\n}"),
+    (
+        "reject in prerouting (CONFIG_NFT_REJECT, Linux 5.9)",
+        "chain c { type filter hook prerouting priority 0; reject\n}",
+    ),
+    (
+        "sets that the packet path fills",
+        "set s { type ipv4_addr; size 16; flags dynamic,timeout; }\n chain c { add @s { ip saddr timeout 1s }\n}",
+    ),
 ];
 
 /// The first feature that the kernel does not have.
@@ -145,6 +156,13 @@ impl Agent {
     }
 }
 
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // A thread that has ended needs no telling.
+        let _ = self.orders.send(Order::Stop);
+    }
+}
+
 /// Takes everything out of the kernel that the agent of a node ever puts there.
 ///
 /// # Errors
@@ -184,13 +202,7 @@ impl OwnLoads {
     }
 }
 
-fn watch_rules(
-    mut events: Events,
-    orders: &mpsc::Sender<Order>,
-    wanted: &Weak<()>,
-    port: u32,
-    own: &OwnLoads,
-) {
+fn watch_rules(mut events: Events, orders: &mpsc::Sender<Order>, wanted: &Weak<()>, port: u32, own: &OwnLoads) {
     while wanted.strong_count() > 0 {
         let drift = match events.wait(WATCH_TURN) {
             Ok(None) => continue,
@@ -287,7 +299,11 @@ impl Worker {
                 Some(retry) => queue.recv_timeout(retry.at.saturating_duration_since(Instant::now())),
             };
             match order {
-                Ok(order) => self.take(order, queue),
+                Ok(order) => {
+                    if !self.take(order, queue) {
+                        return;
+                    }
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
@@ -297,8 +313,8 @@ impl Worker {
         }
     }
 
-    /// Takes an order, and all others that wait.
-    fn take(&mut self, first: Order, queue: &mpsc::Receiver<Order>) {
+    /// Takes an order, and all others that wait; false: the last was to end.
+    fn take(&mut self, first: Order, queue: &mpsc::Receiver<Order>) -> bool {
         let mut next = Some(first);
         let (mut addresses, mut quiet) = (false, Duration::ZERO);
         while let Some(order) = next {
@@ -319,6 +335,7 @@ impl Worker {
                     quiet = DRIFT_QUIET;
                 }
                 Order::Addresses => addresses = true,
+                Order::Stop => return false,
             }
             next = queue.recv_timeout(quiet).ok();
         }
@@ -330,6 +347,7 @@ impl Worker {
             // The tunnel stands on one of them.
             self.check_tunnel = true;
         }
+        true
     }
 
     fn turn(&mut self) {
@@ -382,8 +400,7 @@ impl Worker {
         let changed: Vec<NamespacedName> = self.unapplied.iter().cloned().collect();
         let before: Vec<_> = changed.iter().map(|id| self.planner.rules(id)).collect();
         let plan = self.planner.services(&work.snapshot, &changed);
-        let around =
-            self.planner.surroundings(&work.peers, self.standing.is_some(), &node.node_port_addresses);
+        let around = self.planner.surroundings(&work.peers, self.standing.is_some(), &node.node_port_addresses);
         let others = !around.is_empty();
         if let Some(standing) = &self.standing
             && (tunnel_due || others)
@@ -498,7 +515,9 @@ impl Worker {
             .peers
             .by_name
             .values()
-            .map(|peer| PeerState::of(peer, self.planner.fabric().index(&peer.name).is_some(), &self.state.borrow().tunnel))
+            .map(|peer| {
+                PeerState::of(peer, self.planner.fabric().index(&peer.name).is_some(), &self.state.borrow().tunnel)
+            })
             .collect();
         if self.state.borrow().peers != peers {
             self.state.send_modify(|state| Arc::make_mut(state).peers = peers);
@@ -512,8 +531,7 @@ impl Worker {
         changed: &[NamespacedName],
         before: Vec<Option<Arc<headwater_model::nat::ServiceRules>>>,
     ) {
-        let pairs: Vec<_> =
-            changed.iter().zip(before).map(|(id, old)| (old, work.snapshot.get(id).cloned())).collect();
+        let pairs: Vec<_> = changed.iter().zip(before).map(|(id, old)| (old, work.snapshot.get(id).cloned())).collect();
         let sweeper = match &mut self.conntrack {
             Some(sweeper) => sweeper,
             None => match crate::conntrack::Sweeper::open() {

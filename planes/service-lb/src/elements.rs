@@ -77,9 +77,8 @@ pub(crate) fn pool(rules: &PortRules, fabric: &Fabric, pool: Pool) -> Vec<Slot> 
         Pool::Any => rules.cluster.to_vec(),
         Pool::Here => rules.local.to_vec(),
         Pool::Far if is_kept(rules, fabric) => {
-            let far = |slot: &&Slot| {
-                rules.endpoint(**slot).is_some_and(|endpoint| !fabric.reaches(endpoint.node.as_ref()))
-            };
+            let far =
+                |slot: &&Slot| rules.endpoint(**slot).is_some_and(|endpoint| !fabric.reaches(endpoint.node.as_ref()));
             rules.cluster.iter().filter(far).copied().collect()
         }
         Pool::Far => Vec::new(),

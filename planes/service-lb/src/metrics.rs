@@ -13,7 +13,11 @@ fn count(value: usize) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-pub(crate) fn register(registry: &Registry, state: watch::Receiver<Arc<State>>, snapshots: Subscriber<ServiceSnapshot>) {
+pub(crate) fn register(
+    registry: &Registry,
+    state: watch::Receiver<Arc<State>>,
+    snapshots: Subscriber<ServiceSnapshot>,
+) {
     let of = |read: fn(&State) -> i64| {
         let state = state.clone();
         move || read(&state.borrow())

@@ -111,6 +111,7 @@ impl ServiceLb {
             findings: tell_findings,
             read: Vec::new(),
             derived: Vec::new(),
+            about_nodes: Vec::new(),
             problems,
             tunnel_port: settings.tunnel_port,
             node: settings.node.clone(),
@@ -162,6 +163,8 @@ struct Plane {
     read: Vec<Finding>,
     /// What is wrong with what they say together.
     derived: Vec<Finding>,
+    /// Of these, what is wrong with Nodes; read anew when one changes.
+    about_nodes: Vec<Finding>,
     /// Health checks that cannot be answered.
     problems: watch::Receiver<Vec<Finding>>,
     tunnel_port: u16,
@@ -208,10 +211,16 @@ impl Plane {
             }
             None => Err(format!("there is no Node {}", self.node)),
         };
-        let mut about_nodes = Vec::new();
+        let own_node = ObjectKey::new(Kind::Node, "", self.node.clone());
+        if keys.contains(&own_node)
+            && let Source::ApiServer { annotation, .. } = &self.source
+        {
+            let seen = self.cluster.nodes.get(&own_node.id).and_then(|node| node.metadata.annotations.get(ANNOTATION));
+            annotation.seen(seen.map(String::as_str));
+        }
         if self.peers_may_have_changed(&keys) {
             let (mut peers, findings) = peers(&self.cluster, &self.node);
-            about_nodes = findings;
+            self.about_nodes = findings;
             // Peers are judged by the end that stands here, whatever the annotation says.
             peers.own = own.as_ref().ok().copied();
             if *self.peers != peers {
@@ -221,7 +230,7 @@ impl Plane {
         self.options.node = node;
         self.nat.set_options(self.options.clone());
         let update = self.nat.apply(&self.cluster, &keys);
-        self.derived = update.findings.iter().cloned().chain(about_nodes).collect();
+        self.derived = update.findings.iter().chain(&self.about_nodes).cloned().collect();
         self.report();
         self.publisher.publish(update.snapshot.clone());
         let work = Work { snapshot: update.snapshot, changed: update.changed, peers: self.peers.clone(), own };

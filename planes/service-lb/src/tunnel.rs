@@ -97,14 +97,8 @@ pub(crate) fn ensure(netlink: &mut Netlink, own: &TunnelEnd, mtu: Option<u32>) -
     if mtu < LEAST_MTU {
         return Err(TunnelProblem::TooNarrow { mtu: below.mtu });
     }
-    let wanted = Vxlan {
-        name: DEVICE.to_owned(),
-        vni: NUMBER,
-        port: own.port,
-        local: own.address,
-        mtu,
-        mac: own.mac.0,
-    };
+    let wanted =
+        Vxlan { name: DEVICE.to_owned(), vni: NUMBER, port: own.port, local: own.address, mtu, mac: own.mac.0 };
     let ensured = netlink.ensure_vxlan(&wanted)?;
     set(&format!("net.ipv4.conf.{DEVICE}.rp_filter"), "0")?;
     // Replies to NodePorts have the node's own address as their source.

@@ -127,7 +127,7 @@ fn connections_survive_the_agent_and_what_was_torn_down_comes_back() -> Result<(
         let objects = service("preserve", "", &[ready(&web)]);
         stage.start(&objects)?;
         let mut all = talks(&stage.topology, 2)?;
-        stage.planes.clear();
+        stage.stop()?;
         all_speak(&mut all, "without agents")?;
         all.extend(talks(&stage.topology, 1)?);
         stage.start(&objects)?;
@@ -175,6 +175,28 @@ fn large_transfers_pass_the_tunnel_whatever_the_links_carry() -> Result<()> {
                     let mut talk = Talk::start(stage.topology.client(), client, vip(family))?;
                     talk.say(&data).with_context(|| format!("{keep} {}", talk.greeting))?;
                 }
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_narrow_link_before_the_client_is_told_to_the_endpoint_on_another_node() -> Result<()> {
+    lab::test(|lab| {
+        let mut stage = Stage::new(lab)?;
+        let web = stage.topology.pod(2, "web-2")?;
+        stage.topology.serve(&web, 8080)?;
+        // The client does not know of it: only ICMP errors, to the node that took its packets, tell.
+        stage.topology.router().ip("link set client0 mtu 1300")?;
+        let data = vec![7; 256 << 10];
+        for (keep, affinity) in [("preserve", ""), ("preserve", "  sessionAffinity: ClientIP\n")] {
+            stage.start(&service(keep, affinity, &[ready(&web)]))?;
+            for family in [Family::V4, Family::V6] {
+                let client = Entry::Router(1).client(family);
+                let node_port = SocketAddr::new(stage.topology.node(1).address(family), 30080);
+                let mut talk = Talk::start(stage.topology.client(), client, node_port)?;
+                talk.say(&data).with_context(|| format!("{keep} {affinity} {}", talk.greeting))?;
             }
         }
         Ok(())

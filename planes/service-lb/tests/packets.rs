@@ -35,3 +35,96 @@ fn under_cluster_the_endpoint_on_another_node_sees_the_client() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn a_client_keeps_its_endpoint_on_every_way_in() -> Result<()> {
+    lab::test(|lab| {
+        let mut stage = Stage::new(lab)?;
+        let pods = [(1, "web-1"), (2, "web-2"), (2, "web-2b"), (3, "web-3")];
+        let pods = pods.map(|(node, name)| stage.topology.pod(node, name)).into_iter().collect::<Result<Vec<_>>>()?;
+        for pod in &pods {
+            stage.topology.serve(pod, 8080)?;
+        }
+        let endpoints: Vec<_> = pods.iter().map(ready).collect();
+        for keep in ["preserve", "masquerade"] {
+            stage.start(&service(keep, "  sessionAffinity: ClientIP\n", &endpoints))?;
+            for family in [Family::V4, Family::V6] {
+                let cluster = SocketAddr::new(stage.topology.node(1).address(family), 30080);
+                let client = Entry::Router(1).client(family);
+                for target in [vip(family), cluster] {
+                    let mut before = None;
+                    for _ in 0..12 {
+                        let outcome = ask(stage.topology.client(), Some(client), target, Transport::Tcp)?;
+                        let seen = outcome.seen().with_context(|| format!("{keep} {target}: {outcome:?}"))?;
+                        let pod = before.get_or_insert_with(|| seen.pod.clone());
+                        ensure!(*pod == seen.pod, "{keep} {target}: {pod} and then {}", seen.pod);
+                    }
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn nodes_without_a_tunnel_are_reached_by_masquerading_and_said_so() -> Result<()> {
+    lab::test(|lab| {
+        let mut stage = Stage::new(lab)?;
+        let (two, three) = (stage.topology.pod(2, "web-2")?, stage.topology.pod(3, "web-3")?);
+        for pod in [&two, &three] {
+            stage.topology.serve(pod, 8080)?;
+        }
+        stage.without_tunnel = Some(3);
+        stage.start(&service("preserve", "", &[ready(&two), ready(&three)]))?;
+        let state = stage.planes[0].state().borrow().clone();
+        let said = state.peers.iter().find(|peer| &*peer.name == "node-3").and_then(|peer| peer.masqueraded.clone());
+        ensure!(said.as_deref().is_some_and(|said| said.contains("headwater.dev/tunnel")), "{state:?}");
+        for family in [Family::V4, Family::V6] {
+            let client = Entry::Router(1).client(family);
+            let mut asked = std::collections::BTreeSet::new();
+            for _ in 0..64 {
+                let outcome = ask(stage.topology.client(), Some(client), vip(family), Transport::Tcp)?;
+                let seen = outcome.seen().with_context(|| format!("{outcome:?}"))?;
+                let expected = if seen.pod == "web-2" { client } else { stage.topology.node(1).address(family) };
+                ensure!(seen.source.ip() == expected, "{seen:?}");
+                asked.insert(seen.pod.clone());
+            }
+            ensure!(asked.len() == 2, "{asked:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn cleaning_up_leaves_nothing_and_touches_nothing_else() -> Result<()> {
+    lab::test(|lab| {
+        let mut stage = Stage::new(lab)?;
+        let node = stage.topology.node(1).host().clone();
+        node.nft("table ip other { chain c { type filter hook forward priority 0; counter\n }\n}")?;
+        let look = || -> Result<[String; 5]> {
+            Ok([
+                node.exec("nft", &["list", "ruleset"])?,
+                node.ip("rule")?,
+                node.ip("-6 rule")?,
+                node.ip("-brief link")?,
+                node.ip("route show table all")?,
+            ])
+        };
+        // Whatever was there before is there after; counts of packets may differ.
+        let plain = |text: [String; 5]| text.map(|text| text.split("packets").next().unwrap_or_default().to_owned());
+        let before = plain(look()?);
+        let web = stage.topology.pod(2, "web-2")?;
+        stage.start(&service("preserve", "", &[ready(&web)]))?;
+        ensure!(plain(look()?) != before, "nothing was programmed");
+        stage.stop()?;
+        node.run(headwater_service_lb::cleanup)?;
+        let after = plain(look()?);
+        for (before, after) in before.iter().zip(&after) {
+            let sorted = |text: &str| -> std::collections::BTreeSet<String> {
+                text.lines().map(|line| line.replace(" proto static", "").trim().to_owned()).collect()
+            };
+            ensure!(sorted(before) == sorted(after), "before:\n{before}\nafter:\n{after}");
+        }
+        Ok(())
+    })
+}

@@ -285,7 +285,7 @@ fn a_node_port_counts_at_the_addresses_of_this_node_and_at_any_for_flows_that_ca
         translate(node_host, 0)?;
         let magic = mark::MAGIC | mark::KIND_REPLY;
         node_host.nft(&format!(
-            "table ip lab {{ chain mark {{ type filter hook output priority -150;
+            "table ip lab {{ chain marked {{ type filter hook output priority -150;
                  ip daddr 192.0.2.9 ct mark set {magic:#x}
              }}; }}"
         ))?;

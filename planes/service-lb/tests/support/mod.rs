@@ -39,6 +39,8 @@ pub(crate) fn vip(family: Family) -> SocketAddr {
 pub(crate) struct Stage<'lab> {
     pub(crate) topology: Topology<'lab>,
     pub(crate) planes: Vec<ServiceLb>,
+    /// A node whose Node has no annotation.
+    pub(crate) without_tunnel: Option<usize>,
     dir: TempDir,
     runtime: Runtime,
 }
@@ -46,21 +48,33 @@ pub(crate) struct Stage<'lab> {
 impl<'lab> Stage<'lab> {
     pub(crate) fn new(lab: &'lab Lab) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        Ok(Self { topology: Topology::start(lab)?, planes: Vec::new(), dir: tempfile::tempdir()?, runtime })
+        Ok(Self {
+            topology: Topology::start(lab)?,
+            planes: Vec::new(),
+            without_tunnel: None,
+            dir: tempfile::tempdir()?,
+            runtime,
+        })
     }
 
     fn write(&self, service: &str) -> Result<()> {
         let (new, path) = (self.dir.path().join(".new"), self.dir.path().join("all.yaml"));
-        std::fs::write(&new, nodes(&self.topology) + service)?;
+        std::fs::write(&new, nodes(&self.topology, self.without_tunnel) + service)?;
         Ok(std::fs::rename(new, path)?)
     }
 
     /// Starts the planes over these objects, in the place of those that ran.
     pub(crate) fn start(&mut self, service: &str) -> Result<()> {
-        self.planes.clear();
+        self.stop()?;
         self.write(service)?;
         self.planes = start(&self.runtime, &self.topology, self.dir.path())?;
         Ok(())
+    }
+
+    /// Stops the planes; the kernels stay as they are.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        let states: Vec<_> = self.planes.drain(..).map(|plane| plane.state()).collect();
+        states.iter().try_for_each(|state| wait::until(wait::DEADLINE, || state.has_changed().is_err()))
     }
 
     /// Other objects, live.
@@ -76,7 +90,7 @@ impl<'lab> Stage<'lab> {
     }
 }
 
-fn nodes(topology: &Topology<'_>) -> String {
+fn nodes(topology: &Topology<'_>, without_tunnel: Option<usize>) -> String {
     topology
         .nodes()
         .iter()
@@ -84,9 +98,11 @@ fn nodes(topology: &Topology<'_>) -> String {
             let [v4, v6] = [Family::V4, Family::V6].map(|family| node.address(family));
             let [p4, p6] = [Family::V4, Family::V6].map(|family| node.pod_cidr(family));
             let name = node.name();
+            let tunnel =
+                if without_tunnel == Some(node.number()) { "example.com/other" } else { "headwater.dev/tunnel" };
             format!(
                 "---\napiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  annotations:\n    \
-                 headwater.dev/tunnel: '{{\"address\":\"{v4}\"}}'\nspec:\n  podCIDRs: ['{p4}', '{p6}']\nstatus:\n  \
+                 {tunnel}: '{{\"address\":\"{v4}\"}}'\nspec:\n  podCIDRs: ['{p4}', '{p6}']\nstatus:\n  \
                  addresses:\n  - {{type: InternalIP, address: '{v4}'}}\n  - {{type: InternalIP, address: '{v6}'}}\n"
             )
         })

@@ -41,9 +41,9 @@ mod probe;
 mod server;
 mod topology;
 
-pub use self::capture::{Capture, Hop};
+pub use self::capture::{Capture, Flows, Hop};
 pub use self::flow::{Connection, Datagrams, tally};
-pub use self::probe::{Outcome, PATIENCE, Seen, ask, ask_with};
+pub use self::probe::{Outcome, PATIENCE, Seen, ask, ask_with, next_port};
 pub use self::topology::{Entry, Family, Node, Pod, Topology};
 
 /// Protocol of a Service port.

@@ -26,23 +26,27 @@ fn packets_to_a_vip_reach_the_node_that_the_clients_address_names() -> Result<()
         }
         let hosts = topology.nodes().iter().map(|node| node.host());
         let capture = Capture::start(hosts.chain([topology.client(), topology.router(), topology.balancer()]))?;
+        let mut flows = Vec::new();
         for (number, family, transport) in (1..=3).flat_map(|number| {
             Family::ALL.into_iter().flat_map(move |family| Transport::ALL.map(|transport| (number, family, transport)))
         }) {
             for (entry, passes) in [(Entry::Router(number), false), (Entry::Balancer(number), true)] {
                 let vip = SocketAddr::new(family.vip(1), 80);
-                let client = entry.client(family);
-                let outcome = ask(topology.client(), Some(client), vip, transport)?;
+                let outcome = ask(topology.client(), Some(entry.client(family)), vip, transport)?;
                 let seen = outcome.seen().with_context(|| format!("{entry:?} {vip} {transport:?}: {outcome:?}"))?;
                 assert_eq!((seen.pod.as_str(), seen.source), (format!("web-{number}").as_str(), seen.local));
-                assert_eq!(seen.local.ip(), client);
-                let hops = capture.hops(transport, seen.local);
-                let names: Vec<&str> = hops.iter().map(|hop| hop.host.as_str()).collect();
-                assert_eq!(names.contains(&"balancer"), passes, "{hops:#?}");
-                assert_eq!(hops.first().map(|hop| (hop.host.as_str(), hop.target)), Some(("client", vip)), "{hops:#?}");
-                let last = hops.last().context("a hop")?;
-                assert_eq!((last.host.as_str(), last.target), (format!("node-{number}").as_str(), seen.target));
+                assert_eq!(seen.local.ip(), entry.client(family));
+                flows.push((transport, vip, seen.clone(), number, passes));
             }
+        }
+        let captured = capture.finish();
+        for (transport, vip, seen, number, passes) in flows {
+            let hops = captured.hops(transport, "client", seen.local.port(), vip);
+            let names: Vec<&str> = hops.iter().map(|hop| hop.host.as_str()).collect();
+            assert_eq!(names.contains(&"balancer"), passes, "{hops:#?}");
+            assert_eq!(hops.first().map(|hop| (hop.host.as_str(), hop.target)), Some(("client", vip)), "{hops:#?}");
+            let last = hops.last().context("a hop")?;
+            assert_eq!((last.host.as_str(), last.target), (format!("node-{number}").as_str(), seen.target));
         }
         let closed = SocketAddr::new(topology.node(1).address(Family::V4), 81);
         assert_eq!(ask(topology.client(), None, closed, Transport::Tcp)?, Outcome::Refused);

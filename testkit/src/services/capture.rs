@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
-use nix::sys::socket::sockopt::{ReceiveTimeout, ReceiveTimestampns};
+use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout, ReceiveTimestampns};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvmsg, setsockopt,
     socket,
@@ -24,18 +24,27 @@ use crate::lab::Host;
 
 /// The end of a capture is noticed within this time.
 const TICK: Duration = Duration::from_millis(50);
+/// Packets that wait to be read.
+const BUFFER: usize = 32 << 20;
 /// `PACKET_OUTGOING` of packet(7).
 const OUTGOING: u8 = 4;
 /// What the names of the router's bridge ports begin with.
 const BRIDGE_PORT: &str = "port";
 
-/// Records the first packets of flows on some hosts until it is dropped: TCP segments with SYN and without ACK, and all
-/// UDP datagrams of [`ask`](super::ask).
+/// Records the first packets of flows on some hosts: TCP segments with SYN and without ACK, and all UDP datagrams of
+/// [`ask`](super::ask). It ends with [`Capture::finish`], or when it is dropped.
 #[derive(Debug)]
 pub struct Capture {
     packets: Arc<Mutex<Vec<Packet>>>,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// What a [`Capture`] has recorded.
+#[derive(Debug)]
+pub struct Flows {
+    /// Those of one flow in their order.
+    packets: Vec<Packet>,
 }
 
 /// One packet of a flow at an interface of a host.
@@ -91,23 +100,62 @@ impl Capture {
         Ok(capture)
     }
 
-    /// The hops of the flow that a client has begun at this address of its own, in order; a packet that was sent again
-    /// counts once. Ports of the router's bridge do not count.
-    pub fn hops(&self, transport: Transport, client: SocketAddr) -> Vec<Hop> {
-        let mut packets = locked(&self.packets).clone();
+    /// Ends it, and returns everything that has passed until now.
+    pub fn finish(self) -> Flows {
+        let shared = self.packets.clone();
+        // All threads read what is left, and end.
+        drop(self);
+        let mut packets = std::mem::take(&mut *locked(&shared));
         // Times of different interfaces do not tell what came first (a TCP segment has the time at which it was due),
         // but every router takes one from the time to live.
         packets.sort_by_key(|packet| (Reverse(packet.left), !packet.hop.out, packet.time));
-        let of_transport = |packet: &&Packet| matches!(packet.mark, Mark::Tcp(_)) == (transport == Transport::Tcp);
-        let first = packets.iter().filter(of_transport).find(|packet| packet.hop.out && packet.hop.source == client);
-        let Some(mark) = first.map(|packet| packet.mark.clone()) else { return Vec::new() };
+        Flows { packets }
+    }
+}
+
+impl Flows {
+    /// The hops of the flow that a host has begun from this port of its own, in order; a packet that was sent again
+    /// counts once. Ports of the router's bridge do not count. Empty when the packet has not left the host.
+    pub fn hops(&self, transport: Transport, host: &str, port: u16, target: SocketAddr) -> Vec<Hop> {
+        let begins = |packet: &&Packet| {
+            let Packet { hop, mark, .. } = packet;
+            hop.out
+                && hop.host == host
+                && hop.source.port() == port
+                && hop.target == target
+                && mark.transport() == transport
+        };
+        self.with_mark_of(self.packets.iter().find(begins))
+    }
+
+    /// The hops of the flow that has reached a server with this source. It begins where it left its host, with the
+    /// source that it had there: a node translates what it sends itself before that.
+    pub fn hops_to(&self, transport: Transport, source: SocketAddr, target: SocketAddr) -> Vec<Hop> {
+        let ends = |packet: &&Packet| {
+            let Packet { hop, mark, .. } = packet;
+            hop.source == source && hop.target == target && mark.transport() == transport
+        };
+        self.with_mark_of(self.packets.iter().rfind(ends))
+    }
+
+    fn with_mark_of(&self, packet: Option<&Packet>) -> Vec<Hop> {
+        let Some(mark) = packet.map(|packet| &packet.mark) else { return Vec::new() };
         let mut hops: Vec<Hop> = Vec::new();
-        for packet in packets.into_iter().filter(|packet| packet.mark == mark) {
+        for packet in self.packets.iter().filter(|packet| packet.mark == *mark) {
             if !hops.contains(&packet.hop) {
-                hops.push(packet.hop);
+                hops.push(packet.hop.clone());
             }
         }
         hops
+    }
+}
+
+impl Mark {
+    fn transport(&self) -> Transport {
+        match self {
+            Self::Tcp(_) => Transport::Tcp,
+            Self::Udp(_) => Transport::Udp,
+        }
     }
 }
 
@@ -124,6 +172,7 @@ impl Drop for Capture {
 fn open() -> Result<OwnedFd> {
     let kind = SockType::Datagram;
     let socket = socket(AddressFamily::Packet, kind, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
+    setsockopt(&socket, RcvBufForce, &BUFFER)?;
     setsockopt(&socket, ReceiveTimestampns, &true)?;
     let tick = i64::try_from(TICK.as_micros()).context("a short time")?;
     setsockopt(&socket, ReceiveTimeout, &TimeVal::microseconds(tick))?;
@@ -132,7 +181,8 @@ fn open() -> Result<OwnedFd> {
 
 fn record(socket: &OwnedFd, host: &str, packets: &Mutex<Vec<Packet>>, stop: &AtomicBool) {
     let mut buffer = [0; 2048];
-    while !stop.load(Ordering::Relaxed) {
+    loop {
+        let last = stop.load(Ordering::Relaxed);
         match receive(socket, &mut buffer) {
             Ok((length, link, time)) => {
                 let Some(first) = parse(&buffer[..length]) else { continue };
@@ -147,6 +197,7 @@ fn record(socket: &OwnedFd, host: &str, packets: &Mutex<Vec<Packet>>, stop: &Ato
                 let hop = Hop { host: host.to_owned(), interface, out, source, target };
                 locked(packets).push(Packet { time, left, hop, mark });
             }
+            Err(Errno::EAGAIN) if last => break,
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(errno) => panic!("capture on host {host}: {errno}"),
         }

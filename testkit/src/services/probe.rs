@@ -119,6 +119,13 @@ static NEXT_PORT: AtomicU16 = AtomicU16::new(FIRST_PORT);
 const FIRST_PORT: u16 = 10_240;
 const LAST_PORT: u16 = 60_999;
 
+/// A source port that nothing here has asked from for long. It may be taken by others.
+pub fn next_port() -> u16 {
+    let after = |port: u16| if port < LAST_PORT { port + 1 } else { FIRST_PORT };
+    let port = NEXT_PORT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |port| Some(after(port)));
+    port.unwrap_or_else(|port| port)
+}
+
 /// A socket with the source that is wanted, or with a port that was not used for long.
 fn bound(kind: Type, protocol: Protocol, source: Option<SocketAddr>, target: SocketAddr) -> Result<Socket> {
     let socket = Socket::new(Domain::for_address(target), kind, Some(protocol))?;
@@ -130,9 +137,7 @@ fn bound(kind: Type, protocol: Protocol, source: Option<SocketAddr>, target: Soc
         return Ok(socket);
     }
     for _ in FIRST_PORT..=LAST_PORT {
-        let after = |port: u16| if port < LAST_PORT { port + 1 } else { FIRST_PORT };
-        let port = NEXT_PORT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |port| Some(after(port)));
-        source.set_port(port.unwrap_or_else(|port| port));
+        source.set_port(next_port());
         match socket.bind(&source.into()) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {}
             bound => {

@@ -78,7 +78,7 @@ impl Family {
 /// The number whose hexadecimal digits are the decimal digits of `number`.
 fn decimal(number: u8) -> u16 {
     let number = u16::from(number);
-    (number / 100) << 8 | (number / 10 % 10) << 4 | number % 10
+    ((number / 100) << 8) | ((number / 10 % 10) << 4) | (number % 10)
 }
 
 /// How packets to external addresses and cluster IPs come to a node. The client's address decides, and both families

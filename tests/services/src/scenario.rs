@@ -1,11 +1,14 @@
 //! The cells of the table: who asks which address of which Service, and what the endpoint sees.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use headwater_testkit::lab::Host;
-use headwater_testkit::services::{Entry, Family, Outcome, Topology, Transport, ask};
+use headwater_testkit::services::{
+    Capture, Entry, Family, Hop, Node, Outcome, PATIENCE, Pod, Topology, Transport, ask_with, next_port,
+};
 use serde_json::json;
 
 use crate::object::{Endpoint, Frontend, Service};
@@ -340,12 +343,15 @@ impl Row {
 }
 
 impl Question {
-    /// Asks.
+    /// Asks from a port of its own.
     ///
     /// # Errors
     /// When another endpoint answers, or the question cannot be asked.
-    pub fn ask(&self) -> Result<(Answer, Outcome)> {
-        let outcome = ask(&self.host, self.source, self.target, self.transport)?;
+    pub fn ask(&self, port: u16) -> Result<(Answer, Outcome)> {
+        let any: IpAddr =
+            if self.target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let source = SocketAddr::new(self.source.unwrap_or(any), port);
+        let outcome = ask_with(&self.host, Some(source), self.target, self.transport, PATIENCE)?;
         let answer = match &outcome {
             Outcome::Refused => Answer::Refused,
             Outcome::Silent => Answer::Dropped,
@@ -366,27 +372,68 @@ impl Question {
     }
 }
 
+/// What became of one question, and where its packets were.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// Which row it belongs to.
+    pub row: Row,
+    /// The family of all its addresses.
+    pub family: Family,
+    /// What was asked.
+    pub question: Question,
+    /// The source port that it was asked from.
+    pub port: u16,
+    /// In the words of the page.
+    pub answer: Answer,
+    /// In detail.
+    pub outcome: Outcome,
+    /// Its first packet on each host, in order.
+    pub hops: Vec<Hop>,
+}
+
+/// Asks everything in one mode, and watches the packets on every host.
+///
+/// # Errors
+/// Those of [`Question::ask`], and when the packet that reached the pod is not what the pod saw.
+pub fn observe_all(stand: &Stand, mode: Mode) -> Result<Vec<Observation>> {
+    let (topology, pods) = (&stand.topology, stand.pods());
+    let mut questions = Vec::new();
+    for (row, family) in rows().into_iter().flat_map(|row| Family::ALL.map(|family| (row, family))) {
+        questions.extend(
+            Transport::ALL
+                .map(|transport| (row, family, row.question(topology, &pods, mode, family, transport), next_port())),
+        );
+    }
+    let outside = [topology.client(), topology.router(), topology.balancer(), pods.web.host()];
+    let inside = topology.nodes().iter().map(Node::host).chain(pods.shells.iter().map(Pod::host));
+    let capture = Capture::start(outside.into_iter().chain(inside))?;
+    let answers = parallel::map(&questions, |(_, _, question, port)| question.ask(*port));
+    let flows = capture.finish();
+    let observations = questions.into_iter().zip(answers).map(|((row, family, question, port), answer)| {
+        let (answer, outcome) = answer.with_context(|| format!("{row}, {family:?} {:?}", question.transport))?;
+        let mut hops = flows.hops(question.transport, question.host.name(), port, question.target);
+        if let Outcome::Seen(seen) = &outcome {
+            if hops.is_empty() {
+                hops = flows.hops_to(question.transport, seen.source, seen.target);
+            }
+            // What is for the node itself is captured before it is translated.
+            let own = question.endpoint.ip() == pods.host.address(family);
+            let reached = |hop: &Hop| hop.source == seen.source && (own || hop.target == seen.target);
+            ensure!(hops.last().is_some_and(reached), "{row}: the pod saw {seen:?}, and packets were {hops:#?}");
+        }
+        Ok(Observation { row, family, question, port, answer, outcome, hops })
+    });
+    observations.collect()
+}
+
 /// The answers of one row and column: IPv4 TCP, IPv4 UDP, IPv6 TCP, IPv6 UDP.
 pub type Cell = Vec<(Family, Transport, Answer)>;
 
-/// Asks everything in one mode, and says what became of it, row by row.
-///
-/// # Errors
-/// Those of [`Question::ask`].
-pub fn ask_all(stand: &Stand, mode: Mode) -> Result<Vec<(Row, Cell)>> {
-    let (rows, pods) = (rows(), stand.pods());
-    let mut questions = Vec::new();
-    for (index, family) in (0..rows.len()).flat_map(|index| Family::ALL.map(|family| (index, family))) {
-        questions.extend(Transport::ALL.map(|transport| (index, family, transport)));
+/// The answers row by row.
+pub fn cells(observations: &[Observation]) -> Vec<(Row, Cell)> {
+    let mut cells: BTreeMap<Row, Cell> = BTreeMap::new();
+    for Observation { row, family, question, answer, .. } in observations {
+        cells.entry(*row).or_default().push((*family, question.transport, answer.clone()));
     }
-    let answers = parallel::map(&questions, |(index, family, transport)| {
-        rows[*index].question(&stand.topology, &pods, mode, *family, *transport).ask()
-    });
-    let mut table: Vec<(Row, Cell)> = rows.into_iter().map(|row| (row, Vec::new())).collect();
-    for ((index, family, transport), answer) in questions.into_iter().zip(answers) {
-        let (answer, _) =
-            answer.map_err(|error| error.context(format!("{}, {family:?} {transport:?}", table[index].0)))?;
-        table[index].1.push((family, transport, answer));
-    }
-    Ok(table)
+    cells.into_iter().collect()
 }

@@ -1,6 +1,7 @@
 //! The API server that all share, and for each implementation a topology that is programmed by it.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
@@ -8,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use headwater_testkit::cluster::Cluster;
 use headwater_testkit::lab::{Lab, Process};
-use headwater_testkit::services::{Family, Pod, Topology, Transport, ask_with};
+use headwater_testkit::services::{Entry, Family, Pod, Topology, Transport, ask_with};
 use headwater_testkit::wait;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::implementation::Implementation;
-use crate::object::{self, Endpoint, Service, TARGET_PORT};
+use crate::object::{self, Endpoint, Frontend, Service, TARGET_PORT};
 use crate::scenario;
 
 /// Until a proxy that was just started has programmed everything, on a busy machine.
@@ -120,7 +121,10 @@ impl Stand {
         topology.admit(server.trim_start_matches("https://").parse().context("address of the API server")?)?;
         let agents = topology.nodes().iter().map(|node| implementation.start(cluster, node, cluster.dir()));
         let stand = Self { implementation, agents: agents.collect::<Result<_>>()?, topology, lab };
-        let programmed = stand.programmed(&scenario::last(), START);
+        let programmed = stand.programmed(&scenario::last(), START).and_then(|()| match implementation {
+            Implementation::Headwater => stand.keeps(&scenario::last()),
+            _ => Ok(()),
+        });
         programmed.with_context(|| stand.describe()).with_context(|| format!("{implementation:?} is not ready"))?;
         if implementation != Implementation::Headwater {
             block_on(object::announce_zones(cluster, &stand.topology))?;
@@ -155,6 +159,24 @@ impl Stand {
             });
             reached
                 .with_context(|| format!("service {} from {}: {target} is not reached", service.name, shell.name()))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the client is seen, whichever node receives it: until nodes know of each other, they masquerade.
+    fn keeps(&self, service: &Service) -> Result<()> {
+        for (node, family) in self.topology.nodes().iter().flat_map(|node| Family::ALL.map(|family| (node, family))) {
+            let source = SocketAddr::new(Entry::Router(node.number()).client(family), 0);
+            let target = service.address(&self.topology, Frontend::LoadBalancer, node.number(), family);
+            let mut last = None;
+            let kept = wait::until(START, || {
+                let outcome = ask_with(self.topology.client(), Some(source), target, Transport::Tcp, SHORT);
+                let kept =
+                    outcome.as_ref().is_ok_and(|outcome| outcome.seen().is_some_and(|seen| seen.source == seen.local));
+                last = Some(outcome);
+                kept
+            });
+            kept.with_context(|| format!("{} does not keep {source} to {target}: {last:?}", node.name()))?;
         }
         Ok(())
     }

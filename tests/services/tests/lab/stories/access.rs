@@ -61,18 +61,30 @@ pub(super) fn affinity_ends_after_its_timeout(stand: &Story) -> Result<()> {
         "sessionAffinityConfig": { "clientIP": { "timeoutSeconds": TIMEOUT.as_secs() } },
     });
     let service = stand.service("timeout").with(affinity);
-    stand.create(&service, &pods.each_ref().map(Endpoint::of))?;
-    let shell = stand.pods().shells[0].clone();
-    let target = service.address(&stand.topology, Frontend::ClusterIp, 1, Family::V4);
-    let first = seen(shell.host(), None, target, Transport::Tcp)?.pod;
-    // Each new question extends it, so the clock has to run out between two of them.
+    let endpoints = pods.each_ref().map(Endpoint::of);
+    stand.create(&service, &endpoints[..1])?;
+    let client = stand.topology.client();
+    let ask_all = || -> Result<Vec<String>> {
+        let entries = (1..=3).flat_map(|node| [(node, Entry::Router(node)), (node, Entry::Balancer(node))]);
+        let answers = entries.map(|(node, entry)| {
+            let target = service.address(&stand.topology, Frontend::LoadBalancer, node, Family::V4);
+            Ok(seen(client, Some(entry.client(Family::V4)), target, Transport::Tcp)?.pod)
+        });
+        answers.collect()
+    };
+    let first = pods[0].name();
+    ensure!(ask_all()?.iter().all(|pod| pod == first), "there is one endpoint");
+    // Once they are forgotten, some of six clients go to the new ones. Each question extends the time of its client,
+    // so it has to run out between two of them.
+    stand.set_endpoints(&service, &endpoints)?;
     let mut asked = Instant::now();
     wait::until(Duration::from_secs(60), || {
         if asked.elapsed() < 2 * TIMEOUT {
             return false;
         }
+        let moved = ask_all().is_ok_and(|pods| pods.iter().any(|pod| pod != first));
         asked = Instant::now();
-        seen(shell.host(), None, target, Transport::Tcp).is_ok_and(|answer| answer.pod != first)
+        moved
     })
 }
 

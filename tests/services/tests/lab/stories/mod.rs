@@ -138,7 +138,7 @@ macro_rules! stories {
             })*
         }
         mod headwater {
-            $(#[test] #[ignore = "headwater has no role node yet"] fn $name() -> anyhow::Result<()> {
+            $(#[test] fn $name() -> anyhow::Result<()> {
                 super::run(super::Implementation::Headwater, super::$story::$name)
             })*
         }

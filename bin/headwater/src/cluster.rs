@@ -126,8 +126,16 @@ impl ClusterArgs {
 
 /// Name of the pod, or of the host where there is none.
 pub(crate) fn pod_name() -> String {
-    let of_host = || rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
-    variable("POD_NAME").unwrap_or_else(of_host)
+    variable("POD_NAME").unwrap_or_else(host_name)
+}
+
+/// Name of the Node, as kubelets choose it.
+pub(crate) fn node_name() -> String {
+    variable("NODE_NAME").unwrap_or_else(host_name)
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase()
 }
 
 pub(crate) fn pod_uid() -> Option<String> {

@@ -23,11 +23,12 @@ const TAIL: &str = "
 |---|---|
 | `HEADWATER_LOG` | what `--log` says, where that is not given |
 | `KUBECONFIG` | files with credentials for an API server, outside a pod |
+| `NODE_NAME` | name of this node's Node, where `--node-name` is not given; else the host's name |
 | `POD_NAMESPACE` | namespace of Headwater's Leases, where `--lease-namespace` is not given |
 | `POD_NAME` | name of this gateway's Lease, and of this process in Events and elections; else the host's name |
 | `POD_UID` | with it the gateway's Lease is owned by its pod, and goes with it |
 
-The chart sets the last three by the downward API. In a pod credentials come from the service account; API servers behind
+The chart sets the last four by the downward API. In a pod credentials come from the service account; API servers behind
 an HTTP proxy (`HTTPS_PROXY`, `proxy-url`) are not supported.
 ";
 

@@ -6,6 +6,7 @@ mod controller;
 mod demo;
 mod flags;
 mod gateway;
+mod node;
 mod running;
 mod status;
 mod up;
@@ -40,6 +41,8 @@ enum Command {
     Gateway(gateway::Args),
     /// Write status, and judge objects before they are stored: the gateways' companion
     Controller(controller::Args),
+    /// Make Services work in the kernel of this node, and keep the client where kube-proxy cannot
+    Node(node::Args),
     /// Read manifests, and say what would not work, and why
     Check(check::Args),
     /// What a running gateway serves and refuses
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Flags => flags::run(&Cli::command()),
         Command::Gateway(args) => serve(cli.log.as_deref(), cli.log_json, |log| gateway::run(args, log)),
         Command::Controller(args) => serve(cli.log.as_deref(), cli.log_json, |log| controller::run(args, log)),
+        Command::Node(args) => serve(cli.log.as_deref(), cli.log_json, |log| node::run(args, log)),
         Command::Whoami(args) => serve(cli.log.as_deref(), cli.log_json, |_| whoami::run(args)),
     };
     result.unwrap_or_else(|error| {

@@ -36,7 +36,7 @@ fn arguments(manifests: &str) -> Vec<Vec<&str>> {
 #[test]
 fn rendered_manifests_give_arguments_that_are_understood() {
     let mut commands = BTreeSet::new();
-    for file in ["manifests/headwater.yaml", "manifests/clear-status.yaml"] {
+    for file in ["manifests/headwater.yaml", "manifests/clear-status.yaml", "manifests/headwater-node.yaml"] {
         let manifests = read(file);
         for arguments in arguments(&manifests) {
             commands.insert(arguments[0].to_owned());
@@ -45,7 +45,7 @@ fn rendered_manifests_give_arguments_that_are_understood() {
             assert!(understood, "{file}: {arguments:?}: {text}");
         }
     }
-    assert_eq!(commands.into_iter().collect::<Vec<_>>(), ["controller", "gateway"]);
+    assert_eq!(commands.into_iter().collect::<Vec<_>>(), ["controller", "gateway", "node"]);
 }
 
 #[test]
@@ -53,11 +53,14 @@ fn every_flag_that_the_chart_can_set_exists() {
     let flags = |file: &str| -> BTreeSet<String> {
         let text = read(&format!("helm/headwater/templates/{file}"));
         let lines = text.lines().filter_map(|line| line.trim().strip_prefix("- --"));
-        lines.map(|flag| flag.split(['=', ' ']).next().unwrap().to_owned()).filter(|flag| !flag.contains('{')).collect()
+        let quoted = text.split("\"--").skip(1);
+        let flags = lines.chain(quoted).map(|flag| flag.split(['=', ' ', '"']).next().unwrap().to_owned());
+        flags.filter(|flag| !flag.contains('{')).collect()
     };
     for (command, files) in [
         ("gateway", &["gateway.yaml", "_helpers.tpl"][..]),
         ("controller", &["controller.yaml", "uninstall.yaml", "_helpers.tpl"]),
+        ("node", &["node.yaml"]),
     ] {
         let (_, text) = help(&[command]);
         let known: BTreeSet<&str> = text.split(|char: char| char.is_whitespace() || "=,[".contains(char)).collect();

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use crate::options::NodeFacts;
 
 /// Other nodes that are read; of more the youngest are left out.
-pub const MAX_PEERS: usize = 16_000;
+pub const MAX_PEERS: usize = 8000;
 
 /// Findings about Nodes; more are counted.
 const MAX_FINDINGS: usize = 50;

@@ -238,8 +238,10 @@ impl Planner {
             for family in [Family::V4, Family::V6] {
                 let element = Element::fields([mac], [of(mark::KIND_REPLY)]);
                 out.push(Placed { family, set: Id::Via, element });
+                let element = Element::member([mac, of(mark::KIND_SECOND)]);
+                out.push(Placed { family, set: Id::SamePeer, element });
             }
-            for kind in [mark::KIND_FORWARD, mark::KIND_SECOND, mark::KIND_THIRD, mark::KIND_REPLY] {
+            for kind in mark::KINDS {
                 let element = Element::fields([of(kind)], [mac]);
                 out.push(Placed { family: Family::V4, set: Id::Macs, element });
             }

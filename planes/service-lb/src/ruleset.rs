@@ -299,6 +299,7 @@ fn sets(words: &Words) -> String {
     set(format!("set ranges {{ type {} . {address}; flags interval; }}", words.key_type(Door::Address)));
     set("map places { type mark . classid : mark; }".to_owned());
     set("map via { type ether_addr : mark; }".to_owned());
+    set("set same_peer { type ether_addr . mark; }".to_owned());
     let inner = if words.family == "ip" { &ICMP_V4 } else { &ICMP_V6 };
     set(format!("map icmp_keep {{ typeof {} : verdict; }}", inner.key));
     set(format!("map icmp_table {{ typeof {} : mark; }}", inner.key));
@@ -454,7 +455,7 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
     let (saddr, daddr) = (words.saddr, words.daddr);
     let (ours, magic, kind) = (mark::OURS, mark::MAGIC, mark::KIND);
     let device = &tunnel.device;
-    let (reply, second, third) = (mark::REPLY_MAC, mark::SECOND_MAC, mark::THIRD_MAC);
+    let (reply, second, third, taken) = (mark::REPLY_MAC, mark::SECOND_MAC, mark::THIRD_MAC, mark::BACK_MAC);
     chains.push((
         "placed".into(),
         None,
@@ -501,7 +502,13 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
     chains.push((
         "passed_on".into(),
         None,
-        format!("ether saddr {second} meta mark set meta mark ^ {kind:#x}\nct mark set meta mark accept"),
+        format!(
+            "ether saddr {second} meta mark set meta mark ^ {:#x}\n\
+             ether saddr . meta mark @same_peer meta mark set meta mark ^ {:#x}\n\
+             ct mark set meta mark accept",
+            mark::KIND_SECOND ^ mark::KIND_THIRD,
+            mark::KIND_SECOND ^ mark::KIND_BACK,
+        ),
     ));
     // Not a connection's first packet, and of no connection that this node knows: it may be known where the flow's
     // place was before, or at the node that took it from outside.
@@ -509,7 +516,7 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
         "strange".into(),
         None,
         format!(
-            "ether saddr {third} return\n\
+            "ether saddr {{ {third}, {taken} }} return\n\
              {} vmap @svc_past_by\n\
              {} vmap @np_past_by\n\
              ct mark set ether saddr map @via\n\
@@ -517,7 +524,7 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
             words.key(Door::Address),
             words.key(Door::NodePort),
             mark::KIND_REPLY,
-            mark::KIND_REPLY ^ mark::KIND_THIRD,
+            mark::KIND_REPLY ^ mark::KIND_BACK,
         ),
     ));
     chains.push(("back_direct".into(), None, format!("ct mark set {:#x} accept", mark::DIRECT)));
@@ -539,7 +546,7 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
         kind | ours,
         mark::KIND_REPLY | magic
     );
-    let onward: String = [mark::KIND_SECOND, mark::KIND_THIRD]
+    let onward: String = [mark::KIND_SECOND, mark::KIND_THIRD, mark::KIND_BACK]
         .iter()
         .map(|passed| {
             format!(
@@ -589,7 +596,7 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
         String::new()
     };
     chains.push(("underlay".into(), None, format!("{saddr} != @vteps drop\nnotrack accept")));
-    chains.push(("from_tunnel".into(), None, format!("ether saddr {reply} notrack\naccept")));
+    chains.push(("from_tunnel".into(), None, format!("ether saddr {reply} notrack accept\nether saddr {taken} accept\nct original zone set {}", mark::ZONE)));
     chains.push((
         "prerouting_raw".into(),
         Some("filter hook prerouting priority -310"),

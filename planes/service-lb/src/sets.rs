@@ -19,6 +19,8 @@ pub(crate) enum Id {
     Ranges,
     Places,
     Via,
+    /// Peers, and the marks by which places were theirs before.
+    SamePeer,
     /// Of the tunnel device, in the table of its own; held with the sets of IPv4.
     Macs,
     IcmpKeep,
@@ -48,7 +50,7 @@ pub(crate) enum Id {
 
 impl Id {
     /// Those whose elements are written here.
-    pub(crate) const ELEMENTS: [Self; 35] = {
+    pub(crate) const ELEMENTS: [Self; 36] = {
         use Door::{Address, NodePort};
         [
             Self::ClusterIps,
@@ -59,6 +61,7 @@ impl Id {
             Self::Ranges,
             Self::Places,
             Self::Via,
+            Self::SamePeer,
             Self::Macs,
             Self::IcmpKeep,
             Self::IcmpTable,
@@ -100,6 +103,7 @@ impl Id {
             Self::Ranges => "ranges".into(),
             Self::Places => "places".into(),
             Self::Via => "via".into(),
+            Self::SamePeer => "same_peer".into(),
             Self::Macs => "macs".into(),
             Self::IcmpKeep => "icmp_keep".into(),
             Self::IcmpTable => "icmp_table".into(),
@@ -139,6 +143,7 @@ impl Id {
             Self::Ranges => Set::plain(table, name, &and(frontend, address)),
             Self::Places => Set::map(table, name, &[Kind::Mark, Kind::Mark], &[Kind::Mark]),
             Self::Via => Set::map(table, name, &[Kind::Ether], &[Kind::Mark]),
+            Self::SamePeer => Set::plain(table, name, &[Kind::Ether, Kind::Mark]),
             Self::Macs => Set::map(&table_of(nft::Family::Netdev), name, &[Kind::Mark], &[Kind::Ether]),
             Self::IcmpKeep => Set::verdict_map(table, name, &frontend),
             Self::IcmpTable => Set::map(table, name, &frontend, &[Kind::Mark]),

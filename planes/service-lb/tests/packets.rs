@@ -128,3 +128,28 @@ fn cleaning_up_leaves_nothing_and_touches_nothing_else() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn who_is_on_the_endpoints_node_and_goes_round_by_another_is_seen_as_well() -> Result<()> {
+    lab::test(|lab| {
+        let mut stage = Stage::new(lab)?;
+        let (web, asks) = (stage.topology.pod(2, "web-2")?, stage.topology.pod(2, "asks")?);
+        stage.topology.serve(&web, 8080)?;
+        for keep in ["preserve", "preserve-direct"] {
+            stage.start(&service(keep, "", &[ready(&web)]))?;
+            for family in [Family::V4, Family::V6] {
+                let node = stage.topology.node(2);
+                for (host, address) in [(asks.host(), asks.address(family)), (node.host(), node.address(family))] {
+                    for transport in Transport::ALL {
+                        let node_port = SocketAddr::new(stage.topology.node(1).address(family), 30080);
+                        let outcome = ask(host, Some(address), node_port, transport)?;
+                        let case = format!("{keep} {transport:?} from {address}: {outcome:?}");
+                        let seen = outcome.seen().with_context(|| case.clone())?;
+                        ensure!(seen.source.ip() == address, "{case}");
+                    }
+                }
+            }
+        }
+        Ok(())
+    })
+}

@@ -54,6 +54,7 @@ pub(crate) const CTA_ZONE: u16 = 18;
 pub(crate) const CTA_FILTER: u16 = 25;
 pub(crate) const CTA_TUPLE_IP: u16 = 1;
 pub(crate) const CTA_TUPLE_PROTO: u16 = 2;
+pub(crate) const CTA_TUPLE_ZONE: u16 = 3;
 pub(crate) const CTA_IP_V4_SRC: u16 = 1;
 pub(crate) const CTA_IP_V4_DST: u16 = 2;
 pub(crate) const CTA_IP_V6_SRC: u16 = 3;

@@ -42,6 +42,8 @@ pub struct Flow {
     pub id: u32,
     /// The zone; 0 unless rules set one.
     pub zone: u16,
+    /// The zone of the original direction alone; 0 unless rules set one.
+    pub original_zone: u16,
     /// How long it is kept if no packet comes.
     pub timeout: Duration,
 }
@@ -91,7 +93,7 @@ pub(crate) fn request(family: Family, proto: Option<u8>) -> Vec<u8> {
 /// The request to forget a connection.
 pub(crate) fn deletion(flow: &Flow) -> Vec<u8> {
     let mut writer = Writer::new(wire::IPCTNL_MSG_CT_DELETE, wire::NLM_F_ACK, &header(flow.family()));
-    write_tuple(&mut writer, flow.proto, &flow.original);
+    write_tuple(&mut writer, flow.proto, &flow.original, flow.original_zone);
     if flow.zone != 0 {
         writer.attribute(wire::CTA_ZONE, &flow.zone.to_be_bytes());
     }
@@ -99,7 +101,7 @@ pub(crate) fn deletion(flow: &Flow) -> Vec<u8> {
     writer.finish()
 }
 
-fn write_tuple(writer: &mut Writer, proto: u8, tuple: &Tuple) {
+fn write_tuple(writer: &mut Writer, proto: u8, tuple: &Tuple, zone: u16) {
     let start = writer.nest(wire::CTA_TUPLE_ORIG | wire::NLA_F_NESTED);
     let part = writer.nest(wire::CTA_TUPLE_IP | wire::NLA_F_NESTED);
     for (four, six, address) in
@@ -123,6 +125,9 @@ fn write_tuple(writer: &mut Writer, proto: u8, tuple: &Tuple) {
         writer.attribute(wire::CTA_PROTO_DST_PORT, &tuple.dport.to_be_bytes());
     }
     writer.close(part);
+    if zone != 0 {
+        writer.attribute(wire::CTA_TUPLE_ZONE, &zone.to_be_bytes());
+    }
     writer.close(start);
 }
 
@@ -134,6 +139,7 @@ pub(crate) struct Fields {
     mark: u32,
     pub(crate) id: Option<u32>,
     pub(crate) zone: u16,
+    pub(crate) original_zone: u16,
     timeout: u32,
 }
 
@@ -143,7 +149,10 @@ pub(crate) fn fields(message: &Message<'_>) -> Result<Fields, Malformed> {
     for attribute in attributes(body) {
         let (kind, value) = attribute?;
         match kind {
-            wire::CTA_TUPLE_ORIG => fields.original = tuple(value)?,
+            wire::CTA_TUPLE_ORIG => {
+                fields.original = tuple(value)?;
+                fields.original_zone = zone(value)?;
+            }
             wire::CTA_TUPLE_REPLY => fields.reply = tuple(value)?,
             wire::CTA_MARK => fields.mark = u32::from_be_bytes(exactly(value)?),
             wire::CTA_ID => fields.id = Some(u32::from_be_bytes(exactly(value)?)),
@@ -160,13 +169,13 @@ pub(crate) fn decode(message: &Message<'_>) -> Result<Option<Flow>, Malformed> {
     if message.kind != wire::IPCTNL_MSG_CT_NEW {
         return Ok(None);
     }
-    let Fields { original, reply, mark, id, zone, timeout } = fields(message)?;
+    let Fields { original, reply, mark, id, zone, original_zone, timeout } = fields(message)?;
     let (Some((proto, original)), Some((_, reply)), Some(id)) = (original, reply, id) else { return Ok(None) };
     if original.src.is_ipv4() != reply.src.is_ipv4() {
         return Ok(None);
     }
     let timeout = Duration::from_secs(timeout.into());
-    Ok(Some(Flow { proto, original, reply, mark, id, zone, timeout }))
+    Ok(Some(Flow { proto, original, reply, mark, id, zone, original_zone, timeout }))
 }
 
 fn exactly<const N: usize>(value: &[u8]) -> Result<[u8; N], Malformed> {
@@ -198,6 +207,16 @@ fn tuple(bytes: &[u8]) -> Result<Option<(u8, Tuple)>, Malformed> {
     }
     let (Some(proto), Some(src), Some(dst)) = (proto, src, dst) else { return Ok(None) };
     Ok((src.is_ipv4() == dst.is_ipv4()).then_some((proto, Tuple { src, dst, sport, dport })))
+}
+
+/// The zone of a tuple's direction; 0 if it has none of its own.
+fn zone(bytes: &[u8]) -> Result<u16, Malformed> {
+    for part in attributes(bytes) {
+        if let (wire::CTA_TUPLE_ZONE, value) = part? {
+            return Ok(u16::from_be_bytes(exactly(value)?));
+        }
+    }
+    Ok(0)
 }
 
 fn ports(bytes: &[u8]) -> Result<(Option<u8>, u16, u16), Malformed> {

@@ -11,7 +11,7 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 fn flow(proto: u8, original: Tuple, reply: Tuple, id: u32, zone: u16) -> Flow {
-    Flow { proto, original, reply, mark: 0x4000, id, zone, timeout: Duration::from_secs(29) }
+    Flow { proto, original, reply, mark: 0x4000, id, zone, original_zone: 0, timeout: Duration::from_secs(29) }
 }
 
 fn tuple(src: &str, sport: u16, dst: &str, dport: u16) -> Tuple {

@@ -352,7 +352,9 @@ impl Worker {
 
     fn turn(&mut self) {
         let started = Instant::now();
-        let waiting_since = SystemTime::now();
+        self.state.send_modify(|state| {
+            Arc::make_mut(state).waiting_since.get_or_insert_with(SystemTime::now);
+        });
         let result = self.apply();
         let after = match &result {
             Ok(()) => self.standing.is_none().then_some(TUNNEL_RETRY),
@@ -378,7 +380,6 @@ impl Worker {
                         tracing::error!(error = text, "the kernel is not as it should be");
                     }
                     state.error = Some(text);
-                    state.waiting_since.get_or_insert(waiting_since);
                 }
             }
         });
@@ -543,8 +544,7 @@ impl Worker {
             },
         };
         if let Err(error) = sweeper.sweep(&pairs, &work.snapshot.node) {
-            tracing::warn!(%error, "old UDP flows could not be forgotten");
-            self.conntrack = None;
+            tracing::warn!(%error, "old UDP flows could not be forgotten; they are looked at again with the next change");
         }
     }
 }

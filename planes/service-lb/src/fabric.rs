@@ -28,7 +28,7 @@ impl Fabric {
         let mut next = Self { own: self.own.clone(), ready, peers: BTreeMap::new() };
         let reached = || {
             let all = peers.by_name.iter().filter(|(name, _)| ***name != *self.own);
-            all.filter_map(|(name, peer)| Some((name, peer.tunnel.clone()?)))
+            all.filter_map(|(name, peer)| Some((name, peer.tunnel?)))
         };
         if !ready {
             return next;

@@ -82,11 +82,14 @@ struct Held {
 /// Tables of nodes: ports whose endpoints are spread alike share one.
 #[derive(Debug, Default)]
 struct Tables {
-    by_shares: HashMap<(Family, Arc<[NodeShare]>), (u32, usize, Arc<NodeTable>)>,
+    by_shares: HashMap<(Family, Arc<[NodeShare]>), SharedTable>,
     /// Numbers that are free below `next`.
     free: Vec<u32>,
     next: u32,
 }
+
+/// Number, users, and what it is.
+type SharedTable = (u32, usize, Arc<NodeTable>);
 
 impl Tables {
     /// Its number, and whether it is new.

@@ -596,7 +596,11 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
         String::new()
     };
     chains.push(("underlay".into(), None, format!("{saddr} != @vteps drop\nnotrack accept")));
-    chains.push(("from_tunnel".into(), None, format!("ether saddr {reply} notrack accept\nether saddr {taken} accept\nct original zone set {}", mark::ZONE)));
+    chains.push((
+        "from_tunnel".into(),
+        None,
+        format!("ether saddr {reply} notrack accept\nether saddr {taken} accept\nct original zone set {}", mark::ZONE),
+    ));
     chains.push((
         "prerouting_raw".into(),
         Some("filter hook prerouting priority -310"),

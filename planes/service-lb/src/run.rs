@@ -183,9 +183,20 @@ impl Plane {
             batch = loop {
                 tokio::select! {
                     batch = self.source.next() => break batch,
-                    changed = self.addresses.changed() => if changed.is_ok() { break Batch { findings: self.read.clone(), ..Batch::default() } },
+                    Ok(()) = self.addresses.changed() => {
+                        break Batch { findings: self.read.clone(), ..Batch::default() };
+                    }
                     Ok(()) = self.problems.changed() => self.report(),
-                    changed = states.changed() => if changed.is_err() { return } else { self.announce(&states.borrow_and_update().clone()) },
+                    changed = states.changed() => match changed {
+                        Ok(()) => {
+                            let state = states.borrow_and_update().clone();
+                            self.announce(&state);
+                        }
+                        Err(_) => {
+                            tracing::error!("the thread that programs the kernel has ended; restart this node's agent");
+                            return;
+                        }
+                    },
                 }
             };
         }

@@ -36,8 +36,7 @@ const LEAST_MTU: u32 = 1280;
 
 /// Why clients cannot be kept here, and what would mend it.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TunnelProblem {
+pub(crate) enum TunnelProblem {
     #[error("{0}")]
     NotWanted(String),
     #[error("address {address} of the tunnel is on no interface of this node")]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use headwater_testkit::lab;
-use headwater_testkit::services::{Entry, Family, Transport, ask};
+use headwater_testkit::services::{Datagrams, Entry, Family, PATIENCE, Transport, ask};
 use support::{Stage, ready, service, vip};
 
 #[test]
@@ -148,6 +148,38 @@ fn who_is_on_the_endpoints_node_and_goes_round_by_another_is_seen_as_well() -> R
                         ensure!(seen.source.ip() == address, "{case}");
                     }
                 }
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_udp_client_that_came_by_tunnel_goes_on_to_the_next_endpoint() -> Result<()> {
+    lab::test(|lab| {
+        let mut stage = Stage::new(lab)?;
+        let (first, next) = (stage.topology.pod(2, "first")?, stage.topology.pod(2, "next")?);
+        for pod in [&first, &next] {
+            stage.topology.serve(pod, 8080)?;
+        }
+        stage.start(&service("preserve", "", &[ready(&first)]))?;
+        let mut clients = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            let node_port = SocketAddr::new(stage.topology.node(1).address(family), 30080);
+            for target in [vip(family), node_port] {
+                let client = Entry::Router(1).client(family);
+                clients.push(Datagrams::open(stage.topology.client(), Some(client), target)?);
+            }
+        }
+        for client in &mut clients {
+            let outcome = client.ask(PATIENCE)?;
+            ensure!(outcome.seen().is_some_and(|seen| seen.pod == "first"), "{outcome:?}");
+        }
+        for (pod, name) in [(&next, "next"), (&first, "first")] {
+            stage.change(&service("preserve", "", &[ready(pod)]))?;
+            for client in &mut clients {
+                let outcome = client.ask(PATIENCE)?;
+                ensure!(outcome.seen().is_some_and(|seen| seen.pod == name), "{name}: {outcome:?}");
             }
         }
         Ok(())

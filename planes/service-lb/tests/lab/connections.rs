@@ -1,16 +1,14 @@
 //! Connections live on, whatever changes around them.
 
-mod support;
-
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use crate::support::{Stage, ready, service, terminating, vip};
 use anyhow::{Context, Result, ensure};
 use headwater_testkit::lab::{self, Host};
 use headwater_testkit::services::{Entry, Family, Topology, Transport, ask};
 use headwater_testkit::wait;
-use support::{Stage, ready, service, terminating, vip};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 

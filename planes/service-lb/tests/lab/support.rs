@@ -139,18 +139,18 @@ pub(crate) fn service(keep: &str, more: &str, endpoints: &[Endpoint<'_>]) -> Str
     text
 }
 
-fn settings(node: &str) -> Settings {
-    Settings {
+fn settings(node: &str) -> Result<Settings> {
+    Ok(Settings {
         node: node.into(),
         node_port_addresses: NodePortAddresses::Primary,
-        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap(), "fd00:10:244::/48".parse().unwrap()],
-        service_cidrs: vec!["10.96.0.0/16".parse().unwrap(), "fd00:10:96::/112".parse().unwrap()],
+        cluster_cidrs: vec!["10.244.0.0/16".parse()?, "fd00:10:244::/48".parse()?],
+        service_cidrs: vec!["10.96.0.0/16".parse()?, "fd00:10:96::/112".parse()?],
         masquerade_all: false,
         keep: KeepClient::ViaIngress,
         tunnel_port: 8474,
         tunnel_mtu: None,
         healthz: None,
-    }
+    })
 }
 
 fn start(runtime: &tokio::runtime::Runtime, topology: &Topology<'_>, dir: &Path) -> Result<Vec<ServiceLb>> {
@@ -160,7 +160,7 @@ fn start(runtime: &tokio::runtime::Runtime, topology: &Topology<'_>, dir: &Path)
             let (batch, source) = runtime.block_on(DirectorySource::start(dir))?;
             let _guard = runtime.enter();
             let source = Source::Directory(batch, Box::new(source));
-            Ok(ServiceLb::start(source, settings(node.name()), &Registry::new())?)
+            Ok(ServiceLb::start(source, settings(node.name())?, &Registry::new())?)
         })?;
         planes.push(plane);
     }

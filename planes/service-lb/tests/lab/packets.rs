@@ -1,13 +1,11 @@
 //! What endpoints see of their clients, with the plane on three nodes.
 
-mod support;
-
 use std::net::SocketAddr;
 
+use crate::support::{Stage, ready, service, vip};
 use anyhow::{Context, Result, ensure};
 use headwater_testkit::lab;
 use headwater_testkit::services::{Datagrams, Entry, Family, PATIENCE, Transport, ask};
-use support::{Stage, ready, service, vip};
 
 #[test]
 fn under_cluster_the_endpoint_on_another_node_sees_the_client() -> Result<()> {

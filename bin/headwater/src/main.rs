@@ -4,6 +4,7 @@ mod check;
 mod cluster;
 mod controller;
 mod demo;
+mod explain;
 mod flags;
 mod gateway;
 mod node;
@@ -45,6 +46,8 @@ enum Command {
     Node(node::Args),
     /// Read manifests, and say what would not work, and why
     Check(check::Args),
+    /// What every hop of a request sees of its client, and why
+    Explain(explain::Args),
     /// What a running gateway serves and refuses
     Status(status::Args),
     /// Echo server: prints what it sees of its client
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Gateway(args) => serve(cli.log.as_deref(), cli.log_json, |log| gateway::run(args, log)),
         Command::Controller(args) => serve(cli.log.as_deref(), cli.log_json, |log| controller::run(args, log)),
         Command::Node(args) => serve(cli.log.as_deref(), cli.log_json, |log| node::run(args, log)),
+        Command::Explain(args) => serve(cli.log.as_deref(), cli.log_json, |_| explain::run(args)),
         Command::Whoami(args) => serve(cli.log.as_deref(), cli.log_json, |_| whoami::run(args)),
     };
     result.unwrap_or_else(|error| {

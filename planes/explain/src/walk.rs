@@ -191,7 +191,10 @@ impl<'a> Walk<'a> {
         let nodes = self.receivers(source, at, proxied.is_some(), notes);
         if let Some(name) = self.question.node.as_ref().filter(|name| !self.world.nodes.contains_key(*name)) {
             let known: Vec<&str> = self.world.nodes.keys().take(10).map(|name| &**name).collect();
-            let why = format!("there is no node {name}; known are: {}", known.join(", "));
+            let why = match &known[..] {
+                [] => format!("there is no node {name}, nor any other"),
+                _ => format!("there is no node {name}; there are: {}", known.join(", ")),
+            };
             return nobody(why, mend::node_objects());
         }
         if nodes.is_empty() {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "test code")]
 
 mod controller;
+mod explain;
 mod gateway;
 mod outage;
 mod support;

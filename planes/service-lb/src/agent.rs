@@ -34,6 +34,9 @@ const TUNNEL_RETRY: Duration = Duration::from_secs(10);
 /// Changes by others are looked at together when they follow closely.
 const DRIFT_QUIET: Duration = Duration::from_millis(20);
 
+/// Own commits by the program `nft` that are remembered until their events come.
+const OWN_LOADS: usize = 256;
+
 /// How long a watching thread waits before it looks whether it is still wanted.
 const WATCH_TURN: Duration = Duration::from_secs(1);
 
@@ -50,8 +53,12 @@ pub(crate) struct Work {
 #[derive(Debug)]
 pub(crate) enum Order {
     Work(Work),
-    /// Somebody touched our tables.
-    Rules(&'static str),
+    /// A commit that is not the agent's socket's touched the tables.
+    Commit {
+        generation: u32,
+    },
+    /// Nobody knows whether somebody touched them.
+    Lost,
     /// Somebody touched the tunnel device, or a routing rule.
     Links,
     /// Addresses of this node changed.
@@ -125,7 +132,6 @@ impl Agent {
         let (orders, queue) = mpsc::channel();
         let (state, states) = watch::channel(Arc::new(State::new(node.clone())));
         let port = tables.port();
-        let own = Arc::new(OwnLoads::default());
         let worker = Worker {
             planner: Planner::new(node),
             tables,
@@ -139,7 +145,7 @@ impl Agent {
             check_tunnel: true,
             retry: None,
             addresses,
-            own_loads: own.clone(),
+            own_loads: VecDeque::new(),
             state,
             conntrack: None,
         };
@@ -148,7 +154,7 @@ impl Agent {
         };
         let alive = Arc::new(());
         let (tell, wanted) = (orders.clone(), Arc::downgrade(&alive));
-        spawn("nft-events", Box::new(move || watch_rules(events, &tell, &wanted, port, &own)));
+        spawn("nft-events", Box::new(move || watch_rules(events, &tell, &wanted, port)));
         let (tell, wanted, device) = (orders.clone(), Arc::downgrade(&alive), states.clone());
         spawn("link-events", Box::new(move || watch_links(links, &tell, &wanted, &device)));
         spawn("kernel", Box::new(move || worker.run(&queue)));
@@ -182,45 +188,20 @@ fn own_addresses(netlink: &mut Netlink) -> Result<Vec<IpAddr>, NetlinkError> {
     Ok(all)
 }
 
-/// Generations of the ruleset that the program nft made for us.
-#[derive(Debug, Default)]
-struct OwnLoads(std::sync::Mutex<VecDeque<u32>>);
-
-impl OwnLoads {
-    const KEPT: usize = 64;
-
-    fn add(&self, generation: u32) {
-        let mut own = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        own.push_back(generation);
-        if own.len() > Self::KEPT {
-            own.pop_front();
-        }
-    }
-
-    fn contains(&self, generation: u32) -> bool {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&generation)
-    }
-}
-
-fn watch_rules(mut events: Events, orders: &mpsc::Sender<Order>, wanted: &Weak<()>, port: u32, own: &OwnLoads) {
+fn watch_rules(mut events: Events, orders: &mpsc::Sender<Order>, wanted: &Weak<()>, port: u32) {
     while wanted.strong_count() > 0 {
-        let drift = match events.wait(WATCH_TURN) {
+        let order = match events.wait(WATCH_TURN) {
             Ok(None) => continue,
-            Ok(Some(nft::Notice::Commit(commit))) => {
-                if commit.port == port || own.contains(commit.generation) {
-                    continue;
-                }
-                "somebody changed its nftables"
-            }
-            Ok(Some(nft::Notice::Lost)) => "events about nftables were lost",
+            Ok(Some(nft::Notice::Commit(commit))) if commit.port == port => continue,
+            Ok(Some(nft::Notice::Commit(commit))) => Order::Commit { generation: commit.generation },
+            Ok(Some(_)) => Order::Lost,
             Err(error) => {
                 tracing::warn!(%error, "events about nftables cannot be read");
                 thread::sleep(WATCH_TURN);
-                "events about nftables cannot be read"
+                Order::Lost
             }
-            Ok(Some(_)) => continue,
         };
-        if orders.send(Order::Rules(drift)).is_err() {
+        if orders.send(order).is_err() {
             return;
         }
     }
@@ -286,7 +267,8 @@ struct Worker {
     check_tunnel: bool,
     retry: Option<Retry>,
     addresses: watch::Sender<Vec<IpAddr>>,
-    own_loads: Arc<OwnLoads>,
+    /// Generations of the ruleset that the program `nft` made for this agent.
+    own_loads: VecDeque<u32>,
     state: watch::Sender<Arc<State>>,
     conntrack: Option<crate::conntrack::Sweeper>,
 }
@@ -323,10 +305,14 @@ impl Worker {
                     self.unapplied.extend(work.changed.iter().cloned());
                     self.wanted = Some(work);
                 }
-                Order::Rules(why) => {
-                    if !self.reconcile && self.wanted.is_some() {
-                        tracing::info!(why, "the rules are read again");
-                    }
+                // Those that `nft` made for this agent are known by the time that they are read of.
+                Order::Commit { generation } if self.own_loads.contains(&generation) => {}
+                Order::Commit { generation } => {
+                    tracing::warn!(generation, "somebody changed nftables of this agent; they are put right");
+                    self.reconcile = true;
+                    quiet = DRIFT_QUIET;
+                }
+                Order::Lost => {
                     self.reconcile = true;
                     quiet = DRIFT_QUIET;
                 }
@@ -442,7 +428,12 @@ impl Worker {
 
     fn tunnel(&mut self, work: &Work) {
         let made = match &work.own {
-            Ok(end) => tunnel::ensure(&mut self.netlink, end, self.tunnel_mtu),
+            Ok(end) => {
+                let node = &work.snapshot.node;
+                let ipv6 = node.node_port_addresses.iter().any(IpAddr::is_ipv6)
+                    || node.cluster_cidrs.iter().chain(&node.pod_cidrs).any(|range| range.addr().is_ipv6());
+                tunnel::ensure(&mut self.netlink, end, self.tunnel_mtu, ipv6)
+            }
             Err(problem) => Err(TunnelProblem::NotWanted(problem.clone())),
         };
         let problem = match made {
@@ -487,8 +478,9 @@ impl Worker {
     fn note_loads(&mut self, loaded: bool) -> Result<(), KernelError> {
         if loaded {
             let now = self.tables.generation()?;
-            for generation in now.saturating_sub(2)..=now {
-                self.own_loads.add(generation);
+            self.own_loads.extend(now.saturating_sub(2)..=now);
+            while self.own_loads.len() > OWN_LOADS {
+                self.own_loads.pop_front();
             }
         }
         Ok(())

@@ -82,8 +82,14 @@ fn set(name: &str, value: &str) -> Result<(), TunnelProblem> {
     Ok(())
 }
 
-/// Makes the device and the routes, or finds them as they should be. Nothing is written that is right already.
-pub(crate) fn ensure(netlink: &mut Netlink, own: &TunnelEnd, mtu: Option<u32>) -> Result<Standing, TunnelProblem> {
+/// Makes the device and the routes, or finds them as they should be. Nothing is written that is right already. Without
+/// `ipv6` nothing is done to that family: a host that forwards it listens to router advertisements no more.
+pub(crate) fn ensure(
+    netlink: &mut Netlink,
+    own: &TunnelEnd,
+    mtu: Option<u32>,
+    ipv6: bool,
+) -> Result<Standing, TunnelProblem> {
     if sysctl::read("net.ipv4.conf.all.rp_filter")?.trim() == "1" {
         return Err(TunnelProblem::StrictReversePath);
     }
@@ -104,7 +110,7 @@ pub(crate) fn ensure(netlink: &mut Netlink, own: &TunnelEnd, mtu: Option<u32>) -
     set(&format!("net.ipv4.conf.{DEVICE}.accept_local"), "1")?;
     set("net.ipv4.ip_forward", "1")?;
     let mut families = vec![Family::V4];
-    if has_ipv6() {
+    if ipv6 && has_ipv6() {
         set(&format!("net.ipv6.conf.{DEVICE}.disable_ipv6"), "0")?;
         set(&format!("net.ipv6.conf.{DEVICE}.accept_ra"), "0")?;
         set("net.ipv6.conf.all.forwarding", "1")?;

@@ -14,6 +14,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 use support::{NODES, checked, cluster, options};
 
@@ -161,6 +163,44 @@ fn agrees(decision: Decision<'_>, paths: &[Path], source: IpAddr) -> Result<(), 
     Ok(())
 }
 
+/// The packet of a question, as its node sees it.
+fn packet(question: &Question, snapshot: &ServiceSnapshot) -> Packet {
+    let source: IpAddr = question.from.to_string().parse().unwrap();
+    let headwater_explain::Host::Address(to) = question.target.host else { unreachable!() };
+    Packet {
+        place: place(snapshot, source),
+        source,
+        destination: SocketAddr::new(to, question.target.port),
+        protocol: if question.target.scheme.as_str() == "udp" { Transport::Udp } else { Transport::Tcp },
+    }
+}
+
+#[test]
+fn the_questions_meet_every_kind_of_decision() {
+    let mut runner = TestRunner::deterministic();
+    let mut met: BTreeSet<String> = BTreeSet::new();
+    for _ in 0..2000 {
+        let (cluster, question) = (some_cluster(), some_question()).new_tree(&mut runner).unwrap().current();
+        let snapshot = snapshot(&cluster, question.node.as_deref().unwrap());
+        met.insert(match decide(&snapshot, &packet(&question, &snapshot)) {
+            Decision::Forward { masquerade, .. } => format!("{masquerade:?}"),
+            other => format!("{other:?}"),
+        });
+    }
+    let all = [
+        "Always",
+        "Drop(NoLocalEndpoints)",
+        "Drop(Source)",
+        "Drop(UnknownAddress)",
+        "HairpinOnly",
+        "Pass",
+        "Reject(NoEndpoints)",
+        "Reject(UnknownPort)",
+        "UnlessKept",
+    ];
+    assert_eq!(met.iter().collect::<Vec<_>>(), all);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -168,14 +208,8 @@ proptest! {
     fn the_first_node_does_what_its_snapshot_says(cluster in some_cluster(), question in some_question()) {
         let node = question.node.clone().unwrap();
         let snapshot = snapshot(&cluster, &node);
-        let source: IpAddr = question.from.to_string().parse().unwrap();
-        let headwater_explain::Host::Address(to) = question.target.host else { unreachable!() };
-        let packet = Packet {
-            place: place(&snapshot, source),
-            source,
-            destination: SocketAddr::new(to, question.target.port),
-            protocol: if question.target.scheme.as_str() == "udp" { Transport::Udp } else { Transport::Tcp },
-        };
+        let packet = packet(&question, &snapshot);
+        let source = packet.source;
         let explanation = checked(&World::new(cluster.clone(), options()), &question);
         prop_assert_eq!(explanation.answers.len(), 1);
         let answer = &explanation.answers[0];

@@ -1,9 +1,11 @@
 //! The cases, and the lab they run in.
 
+mod cluster;
 mod control_plane;
 mod memory;
 mod requests;
 mod route_edit;
+mod services;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -15,6 +17,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use tempfile::TempDir;
+
+pub(crate) use self::services::Sizes;
 
 use crate::RunArgs;
 use crate::machine::{self, Shuffler};
@@ -53,11 +57,22 @@ pub(crate) enum Case {
     /// Both roles in a cluster of 5,000 Ingresses: start, single changes, status, a minute at rest
     #[value(name = "control-plane")]
     ControlPlane,
+    /// Services in the kernel of a node, beside kube-proxy: start, single changes, memory, CPU
+    #[value(name = "services")]
+    Services,
+    /// Connections and throughput through Services, by every way, beside kube-proxy
+    #[value(name = "services-path")]
+    ServicesPath,
 }
 
 impl Case {
     pub(crate) fn all() -> Vec<Self> {
         Self::value_variants().to_vec()
+    }
+
+    /// Whether nginx, HAProxy and a load generator are needed.
+    pub(crate) fn is_about_gateways(self) -> bool {
+        !matches!(self, Self::ControlPlane | Self::Services | Self::ServicesPath)
     }
 
     /// # Errors
@@ -67,6 +82,8 @@ impl Case {
             Self::RouteEdit => route_edit::run(lab),
             Self::Memory => memory::run(lab),
             Self::ControlPlane => control_plane::run(lab),
+            Self::Services => services::run(lab),
+            Self::ServicesPath => services::path(lab),
             Self::Rules10k => requests::rules(lab),
             other => requests::peers(lab, other),
         }

@@ -1,7 +1,7 @@
-//! Headwater beside nginx and HAProxy: CPU per request, throughput, latency and memory, on the same cores in one run.
+//! Headwater beside nginx, HAProxy and kube-proxy: CPU, throughput, latency and memory, on the same cores in one run.
 //!
-//! Everything happens in a network namespace of its own. The proxy has one core, load and origin share another; only in
-//! case `control-plane`, which starts a whole cluster, everything shares both.
+//! Everything happens in a network namespace of its own. The proxy has one core, load and origin share another; in the
+//! cases `control-plane`, `services` and `services-path`, which start a cluster or its nodes, everything shares both.
 //! `docs/benchmarks.md` says how it is measured and how far to trust it.
 
 mod cases;
@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
-use crate::cases::{Case, Lab};
+use crate::cases::{Case, Lab, Sizes};
 
 #[derive(Parser)]
 #[command(name = "headwater-bench", about, args_conflicts_with_subcommands = true)]
@@ -42,7 +42,7 @@ struct RunArgs {
     /// Case to run; may be given several times [default: all]
     #[arg(long = "case", value_enum)]
     cases: Vec<Case>,
-    /// Rounds; each runs every proxy once, in shuffled order; `control-plane`: starts of each role
+    /// Rounds; each runs every proxy once, in shuffled order; `control-plane`: starts of each role; `services`: of the agent
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Length of a run in seconds
@@ -73,6 +73,8 @@ struct RunArgs {
     /// Seed of the shuffling [default: the clock]
     #[arg(long)]
     seed: Option<u64>,
+    #[command(flatten)]
+    sizes: Sizes,
 }
 
 /// Processes that a run starts for itself.

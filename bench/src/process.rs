@@ -60,8 +60,7 @@ impl Process {
 
     /// Proportional set size of the process and its descendants, in bytes.
     pub(crate) fn pss(&self) -> u64 {
-        let rollups = tree(self.child.id()).into_iter();
-        rollups.filter_map(|pid| parse_pss(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?)).sum()
+        tree(self.child.id()).iter().filter_map(|pid| pss_of(pid)).sum()
     }
 }
 
@@ -87,6 +86,18 @@ impl Drop for Process {
 /// Run time of all threads of this process and its descendants so far.
 pub(crate) fn cpu_with_descendants() -> Duration {
     tree_cpu(std::process::id())
+}
+
+/// Proportional set size of one process, in bytes.
+pub(crate) fn pss_of(pid: &str) -> Option<u64> {
+    parse_pss(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?)
+}
+
+/// User and system time of one process and of its children that have ended, in steps of a clock tick.
+pub(crate) fn cpu_of(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).with_context(|| path.clone())?;
+    parse_cpu(&stat, rustix::param::clock_ticks_per_second()).context(path)
 }
 
 fn tree_cpu(root: u32) -> Duration {
@@ -121,6 +132,13 @@ fn parse_parent(stat: &str) -> Option<String> {
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1).map(str::to_owned)
 }
 
+/// `utime`, `stime`, `cutime` and `cstime` of `/proc/PID/stat`.
+fn parse_cpu(stat: &str, ticks_per_second: u64) -> Option<Duration> {
+    let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11).take(4);
+    let ticks = fields.map(|field| field.parse().ok()).collect::<Option<Vec<u64>>>()?;
+    (ticks.len() == 4).then(|| Duration::from_secs_f64(ticks.iter().sum::<u64>() as f64 / ticks_per_second as f64))
+}
+
 /// Time on the CPU in `/proc/PID/task/TID/schedstat`, the first field, in nanoseconds.
 fn parse_schedstat(text: &str) -> Option<Duration> {
     text.split_ascii_whitespace().next()?.parse().ok().map(Duration::from_nanos)
@@ -144,6 +162,9 @@ mod tests {
             "5583-7ffd ---p 00000000 00:00 0   [rollup]\nRss:      4096 kB\nPss:      1234 kB\nPss_Dirty:  9 kB\n";
         assert_eq!(parse_pss(rollup), Some(1234 << 10));
         assert_eq!(parse_pss(""), None);
+        let stat = "42 (a ) b) S 7 42 42 0 -1 4194560 1 2 3 4 100 20 3 7 20 0 1 0 99";
+        assert_eq!(parse_cpu(stat, 100), Some(Duration::from_millis(1300)));
+        assert_eq!(parse_cpu("42 (a) S 7 42 42 0 -1 4194560 1 2 3 4 100 20 3", 100), None);
     }
 
     #[test]

@@ -27,6 +27,7 @@ impl Programs {
     /// # Errors
     /// Names every missing program and the Debian packages that have them.
     pub(crate) fn find(cases: &[Case]) -> Result<Self> {
+        let gateways = cases.iter().any(|case| case.is_about_gateways());
         let mut missing = Vec::new();
         let mut find = |name: &str, package: &'static str, needed: bool| {
             let path = look_up(name);
@@ -36,9 +37,9 @@ impl Programs {
             path.unwrap_or_default()
         };
         let programs = Self {
-            nginx: find("nginx", "nginx", true),
-            haproxy: find("haproxy", "haproxy", true),
-            wrk: find("wrk", "wrk", true),
+            nginx: find("nginx", "nginx", gateways),
+            haproxy: find("haproxy", "haproxy", gateways),
+            wrk: find("wrk", "wrk", gateways),
             h2load: find("h2load", "nghttp2-client", cases.contains(&Case::H2_1k)),
             taskset: find("taskset", "util-linux", true),
             setpriv: find("setpriv", "util-linux", true),

@@ -13,7 +13,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::change::{CHANGES, Kind, Outcome, Traffic};
-use self::site::{AllCores, INGRESSES, Role, Site, host};
+use self::site::{INGRESSES, Role, Site, host};
+use super::cluster::AllCores;
 use super::{Case, Lab};
 use crate::machine::Foreign;
 use crate::report::{Check, Section, Table};

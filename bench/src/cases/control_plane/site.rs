@@ -5,17 +5,15 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use headwater_testkit::cluster::Cluster;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
-use tokio::task::JoinSet;
 
 use super::super::Lab;
+use super::super::cluster::create_all;
 use crate::manifests::ORIGINS;
 use crate::probe::Connection;
 use crate::process::Process;
@@ -29,9 +27,6 @@ const ENDPOINTS: usize = 10;
 
 /// Ingresses with one route each.
 pub(super) const INGRESSES: usize = 5_000;
-
-/// Requests that the writer has under way at once when it makes many objects.
-const AT_ONCE: usize = 8;
 
 /// Where objects of the case live; also the name of their IngressClass.
 const NAMESPACE: &str = "bench";
@@ -57,28 +52,6 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(5);
-
-/// All cores for this thread and what it starts, until dropped: nothing is pinned here.
-#[derive(Debug)]
-pub(super) struct AllCores(CpuSet);
-
-impl AllCores {
-    pub(super) fn take(lab: &Lab) -> Result<Self> {
-        let before = sched_getaffinity(None)?;
-        let mut all = CpuSet::new();
-        all.set(lab.args.proxy_core);
-        all.set(lab.args.load_core);
-        sched_setaffinity(None, &all)?;
-        Ok(Self(before))
-    }
-}
-
-impl Drop for AllCores {
-    fn drop(&mut self) {
-        // It was possible before.
-        let _ = sched_setaffinity(None, &self.0);
-    }
-}
 
 /// etcd, API server and origins.
 pub(super) struct Site {
@@ -141,24 +114,7 @@ impl Site {
     }
 
     fn make_many(&self, count: usize, object: impl Fn(usize) -> (&'static str, Value)) -> Result<()> {
-        let objects: Arc<Vec<(&str, Value)>> = Arc::new((0..count).map(object).collect());
-        let next = Arc::new(AtomicUsize::new(0));
-        self.runtime.block_on(async {
-            let mut writers = JoinSet::new();
-            for _ in 0..AT_ONCE {
-                let (objects, next, cluster) = (objects.clone(), next.clone(), self.cluster.clone());
-                writers.spawn(async move {
-                    while let Some((path, object)) = objects.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        cluster.create(path, object).await?;
-                    }
-                    anyhow::Ok(())
-                });
-            }
-            while let Some(ended) = writers.join_next().await {
-                ended??;
-            }
-            Ok(())
-        })
+        create_all(&self.runtime, &self.cluster, (0..count).map(object).collect())
     }
 
     /// How many Ingresses have the published address in their status.

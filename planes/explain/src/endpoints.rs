@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use headwater_model::nat::{FrontendAddress, KeepClient, Masquerade, PortRules, Slot};
 use headwater_model::tunnel::{Peers, TunnelEnd};
-use headwater_service_nat::Place;
+use headwater_service_nat::{NodeFacts, Place};
 
 /// Endpoints that are handled alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +55,7 @@ pub(crate) enum Reason {
 /// How a packet is forwarded, as `decide` says.
 pub(crate) struct Forward<'a> {
     pub(crate) node: &'a Arc<str>,
+    pub(crate) facts: Option<&'a NodeFacts>,
     pub(crate) place: Place,
     pub(crate) source: IpAddr,
     pub(crate) rules: &'a PortRules,
@@ -127,7 +128,7 @@ impl Forward<'_> {
         ways
     }
 
-    /// Adds the endpoints, and apart from them the one that is the source.
+    /// Adds the endpoints, and apart from them those that are the source, or the node.
     fn push(
         &self,
         ways: &mut Vec<Way>,
@@ -137,19 +138,30 @@ impl Forward<'_> {
         weight: u32,
     ) {
         endpoints.sort();
-        let (itself, others): (Vec<_>, Vec<_>) = endpoints.into_iter().partition(|end| end.ip() == self.source);
-        let alike = match &handling {
-            Handling::Translate => Handling::Hairpin,
-            Handling::Tunnel { here, there, .. } => Handling::Tunnel { here: *here, there: *there, hairpin: true },
+        let apart = |end: &SocketAddr| match &handling {
+            // What the node takes itself does not pass the hook (postrouting) in which sources are changed.
+            Handling::Masquerade(_) if self.place != Place::Node && self.is_own(end.ip()) => Handling::Translate,
+            Handling::Translate if end.ip() == self.source => Handling::Hairpin,
+            Handling::Tunnel { here, there, .. } if end.ip() == self.source => {
+                Handling::Tunnel { here: *here, there: *there, hairpin: true }
+            }
             other => other.clone(),
         };
-        let of_itself = if others.is_empty() { weight } else { u32::try_from(itself.len()).unwrap_or(1) };
-        let of_others = if itself.is_empty() { weight } else { weight.saturating_sub(of_itself).max(1) };
-        for (endpoints, handling, weight) in [(others, handling, of_others), (itself, alike, of_itself)] {
-            if !endpoints.is_empty() {
-                ways.push(Way { endpoints, node: node.clone(), weight, handling });
-            }
+        let all = u32::try_from(endpoints.len()).unwrap_or(u32::MAX).max(1);
+        let mut parts: BTreeMap<Handling, Vec<SocketAddr>> = BTreeMap::new();
+        for end in endpoints {
+            parts.entry(apart(&end)).or_default().push(end);
         }
+        for (handling, endpoints) in parts {
+            let share = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
+            let weight = u64::from(weight) * u64::from(share) / u64::from(all);
+            let weight = u32::try_from(weight).unwrap_or(u32::MAX).max(1);
+            ways.push(Way { endpoints, node: node.clone(), weight, handling });
+        }
+    }
+
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.facts.is_some_and(|facts| facts.primary.iter().chain(&facts.addresses).any(|own| *own == address))
     }
 
     fn addresses(&self, slots: &[Slot], wanted: impl Fn(Option<&Arc<str>>) -> bool) -> Vec<SocketAddr> {

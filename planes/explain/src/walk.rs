@@ -266,6 +266,7 @@ impl<'a> Walk<'a> {
                 };
                 let forward = Forward {
                     node,
+                    facts: self.world.nodes.get(node),
                     place,
                     source,
                     rules,
@@ -388,9 +389,15 @@ impl<'a> Walk<'a> {
     /// An endpoint has it.
     fn delivered(&self, mut trail: Trail, peer: End) -> Path {
         let sees = Sees { peer: peer.clone(), client: None, provenance: None, headers: Vec::new(), proxy_header: None };
+        let sender = self.world.owner(self.client);
         let verdict = if peer.ip() == Some(self.client) {
             trail.mends.clear();
             Verdict { kind: VerdictKind::Kept, hop: None, why: format!("the endpoint sees {peer}") }
+        } else if let Some(node) = sender.filter(|_| peer.ip().and_then(|peer| self.world.owner(peer)) == sender) {
+            // Whichever of its addresses a node takes, it is the node.
+            trail.mends.clear();
+            let why = format!("the endpoint sees {peer}, an address of node {node} as {} is", self.client);
+            Verdict { kind: VerdictKind::Kept, hop: None, why }
         } else {
             let hop = trail.changed();
             if self.question.sender.is_some() && hop == Some(1) {

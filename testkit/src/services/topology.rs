@@ -108,7 +108,12 @@ impl Entry {
 /// Lets a host send every ICMP error, however many there are.
 fn answer_all(host: &Host) -> Result<()> {
     host.sysctl("net.ipv4.icmp_ratelimit", "0")?;
-    host.sysctl("net.ipv6.icmp.ratelimit", "0")
+    host.sysctl("net.ipv6.icmp.ratelimit", "0")?;
+    for limit in ["icmp_msgs_per_sec", "icmp_msgs_burst"] {
+        // Kernels before 6.13 have it once for the whole machine, and not in here.
+        let _ = host.sysctl(&format!("net.ipv4.{limit}"), "1000000");
+    }
+    Ok(())
 }
 
 fn number(node: usize) -> u8 {

@@ -58,8 +58,6 @@ impl Implementation {
                 command.arg("node").arg("--kubeconfig").arg(cluster.kubeconfig());
                 command.args(["--node-name", node.name()]);
                 command.args(["--cluster-cidr", CLUSTER_CIDR, "--service-cidr", SERVICE_CIDR]);
-                // kube-proxy listens on all addresses of both families.
-                command.args(["--healthz-address", "[::]:10256"]);
             }
         }
         node.host().spawn_process(&command)

@@ -7,6 +7,7 @@
 pub mod implementation;
 pub mod object;
 pub mod parallel;
+pub mod prediction;
 pub mod scenario;
 pub mod stand;
 pub mod table;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
+use headwater_explain::Source;
 use headwater_testkit::lab::Host;
 use headwater_testkit::services::{
     Capture, Entry, Family, Hop, Node, Outcome, PATIENCE, Pod, Topology, Transport, ask_with, next_port,
@@ -281,6 +282,10 @@ pub struct Question {
     pub target: SocketAddr,
     /// By which protocol.
     pub transport: Transport,
+    /// Who asks.
+    pub from: Source,
+    /// The node that receives the packet, where neither the asker nor the address tells.
+    pub receiver: Option<String>,
     who: &'static str,
     ingress: [IpAddr; 2],
     own: Vec<IpAddr>,
@@ -329,11 +334,21 @@ impl Row {
             Path::Node(from, _) | Path::Loopback(from) => addresses(from).to_vec(),
             _ => Vec::new(),
         };
+        let from = match self.path {
+            Path::Outside(_) | Path::Balancer(_) => Source::Address(source.unwrap_or(target.ip())),
+            Path::Pod(from, _) => Source::Address(pod(from).address(family)),
+            Path::Hairpin => Source::Address(endpoint.address(family)),
+            Path::Node(from, _) | Path::Loopback(from) => Source::Node(topology.node(from).name().into()),
+        };
+        let outside = matches!(self.path, Path::Outside(_) | Path::Balancer(_));
+        let receiver = (outside && !node_port).then(|| topology.node(ingress).name().to_owned());
         Question {
             host,
             source,
             target,
             transport,
+            from,
+            receiver,
             who,
             ingress: addresses(ingress),
             own,

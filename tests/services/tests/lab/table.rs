@@ -1,16 +1,45 @@
-//! The table of docs/source-ip.md, one test for each column.
+//! The table of docs/source-ip.md, one test for each column. Of Headwater's columns every packet is explained.
 
-use anyhow::Result;
+use std::fmt::Write as _;
+
+use anyhow::{Result, ensure};
 use headwater_services_tests::implementation::Implementation;
-use headwater_services_tests::scenario::{Mode, cells, observe_all};
-use headwater_services_tests::stand::Stand;
+use headwater_services_tests::prediction::{Asked, agree, world};
+use headwater_services_tests::scenario::{Mode, Observation, cells, observe_all};
+use headwater_services_tests::stand::{Stand, block_on, cluster};
 use headwater_services_tests::table::{Column, compare};
 
 use crate::why::why;
 
 fn column(implementation: Implementation, mode: Mode) -> Result<()> {
     let stand = Stand::of(implementation)?;
-    compare(Column { implementation, mode }, &cells(&observe_all(stand, mode)?), why)
+    let observations = observe_all(stand, mode)?;
+    compare(Column { implementation, mode }, &cells(&observations), why)?;
+    match implementation {
+        Implementation::Headwater => explained(stand, &observations),
+        Implementation::Nftables | Implementation::Iptables => Ok(()),
+    }
+}
+
+/// What became of every question is what `headwater explain` says.
+fn explained(stand: &Stand, observations: &[Observation]) -> Result<()> {
+    let world = block_on(world(cluster()?, &stand.topology))?;
+    let mut faults = String::new();
+    for Observation { row, family, question, outcome, hops, .. } in observations {
+        let asked = Asked {
+            from: &question.from,
+            receiver: question.receiver.as_deref(),
+            target: question.target,
+            transport: question.transport,
+            outcome,
+            hops,
+        };
+        if let Err(error) = agree(&world, &asked) {
+            writeln!(faults, "{row}, {family:?} {:?}: {error:#}", question.transport)?;
+        }
+    }
+    ensure!(faults.is_empty(), "explanations and packets differ:\n{faults}");
+    Ok(())
 }
 
 #[test]
@@ -24,13 +53,11 @@ fn kube_proxy_with_iptables_does_what_the_table_says() -> Result<()> {
 }
 
 #[test]
-#[ignore = "a packet from the endpoint's node comes back to it by the tunnel and is lost there"]
 fn headwater_keeps_the_client_by_the_node_that_received_it_as_the_table_says() -> Result<()> {
     column(Implementation::Headwater, Mode::Preserve)
 }
 
 #[test]
-#[ignore = "a packet from the endpoint's node comes back to it by the tunnel and is lost there"]
 fn headwater_keeps_the_client_with_direct_replies_as_the_table_says() -> Result<()> {
     column(Implementation::Headwater, Mode::PreserveDirect)
 }

@@ -37,10 +37,10 @@ pub(crate) fn why(row: &Row) -> Option<&'static str> {
                     "kube-proxy masquerades, so that replies come back by the node that received the request. Headwater \
                      sends the packet as it is to the endpoint's node, by a tunnel, and that node translates.",
                 ),
-                Path::Pod(1, 2) | Path::Hairpin | Path::Node(1, 1 | 2) | Path::Node(3, 3) => None,
+                Path::Hairpin | Path::Node(1, 1) | Path::Node(3, 3) => None,
                 Path::Pod(..) | Path::Node(..) => Some(
                     "kube-proxy takes pods and nodes that use an external address for clients from outside. Headwater \
-                     keeps them too, except where their own node would have to take its own packet for another's.",
+                     keeps them too.",
                 ),
                 Path::Loopback(_) => None,
             }

@@ -26,7 +26,7 @@ use crate::running::stop_signal;
 const ADMIN: &str = "127.0.0.1:9181";
 
 /// As kube-proxy's, so that load balancers need not be told.
-const HEALTHZ: &str = "0.0.0.0:10256";
+const HEALTHZ: &str = "[::]:10256";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -56,7 +56,9 @@ impl Told<'_> {
                     false => (Action::Translate, "chooses one of its own endpoints; the source stays".to_owned()),
                 };
                 trail.hops.push(hop(there_at.clone(), action, to_endpoint(peer.clone()), None, Vec::new(), why));
-                if self.forward.rules.keep == KeepClient::Direct {
+                // An answer from a NodePort has the address of the node that was asked: no other may send it.
+                let node_port = matches!(self.forward.address, FrontendAddress::NodePort(_));
+                if self.forward.rules.keep == KeepClient::Direct && !node_port {
                     trail.reply.push(Leg { at: there_at, flow: answer, outer: None });
                 } else {
                     trail.reply.push(Leg { at: here, flow: answer.clone(), outer: None });

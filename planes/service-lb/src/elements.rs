@@ -45,7 +45,6 @@ pub(crate) struct Past {
 /// What holds for all Services.
 pub(crate) struct Context<'a> {
     pub(crate) fabric: &'a Fabric,
-    pub(crate) node_port_addresses: &'a [IpAddr],
 }
 
 /// Elements and chains of one Service; of the sets that Services share (hairpin, places) none.
@@ -251,18 +250,13 @@ impl Frontdoor<'_, '_> {
         let table = Field::from(Mark(table));
         let element = Element::fields(self.key([]), [table]);
         self.push(Id::Table(door), element);
-        let back = if self.port.keep == KeepClient::Direct { "back_direct" } else { "back_via" };
+        // An answer from a NodePort has the address of the node that was asked: no other may send it.
+        let direct = self.port.keep == KeepClient::Direct && door == Door::Address;
+        let back = if direct { "back_direct" } else { "back_via" };
         self.verdict(Id::Back, goto(back));
-        let places: Vec<SocketAddr> = match self.frontend.address {
-            FrontendAddress::NodePort(port) => {
-                let own = self.context.node_port_addresses.iter();
-                let own = own.filter(|address| Family::of(**address) == self.port.family);
-                own.map(|address| SocketAddr::new(*address, port)).collect()
-            }
-            _ => self.address().into_iter().collect(),
-        };
-        for place in places {
-            let key = self.at(place);
+        // At the node's own addresses conntrack knows what an ICMP error is about.
+        if let Some(address) = self.address() {
+            let key = self.at(address);
             self.push(Id::IcmpKeep, Element::verdict(key, goto(&format!("icmp_keep_{size}{sticky}"))));
             self.push(Id::IcmpTable, Element::fields(key, [table]));
         }

@@ -256,7 +256,7 @@ impl Planner {
     }
 
     fn context(&self) -> Context<'_> {
-        Context { fabric: &self.fabric, node_port_addresses: &self.node_port_addresses }
+        Context { fabric: &self.fabric }
     }
 
     fn rendered(&self, held: &Held) -> crate::elements::Rendered {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  prerouting  -310  raw        a kept Service's packet -> its place -> this node | far | a peer (untracked, marked)
-//!              -150  mangle     arrivals by tunnel remember their way back; replies take it
+//!              -150  mangle     the same at the node's own addresses, for connections that begin;
+//!                               arrivals by tunnel remember their way back; replies take it
 //!              -100  nat        address, protocol, port -> policy -> pick an endpoint -> dnat
 //!               -90  unserved   what is a Service's, and was not translated: refused or dropped
 //!  output      -150  mangle     replies of endpoints in this node's network take their way back
@@ -414,7 +415,8 @@ fn chains(family: Family, words: &Words, tunnel: Option<&Tunnel>, picks: &[Pick]
         let device = &tunnel.device;
         keeping(&mut chains, family, words, tunnel);
         nat = format!(
-            "ct mark & {:#x} == {magic:#x} goto tracked\niifname \"{device}\" goto arrivals\n{nat}",
+            "meta mark & {:#x} == {magic:#x} accept\nct mark & {:#x} == {magic:#x} goto arrivals\niifname \"{device}\" goto arrivals\n{nat}",
+            mark::OURS,
             mark::OURS
         );
         unserved = format!(
@@ -462,6 +464,7 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
         format!(
             "meta mark {} meta priority set {HERE} meta mark set 0 accept\n\
              meta mark {} meta priority set {FAR} meta mark set 0 accept\n\
+             meta l4proto != udp ct mark set meta mark\n\
              notrack accept",
             mark::PLACE_HERE,
             mark::PLACE_FAR
@@ -519,8 +522,8 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
             "ether saddr {{ {third}, {taken} }} return\n\
              {} vmap @svc_past_by\n\
              {} vmap @np_past_by\n\
-             ct mark set ether saddr map @via\n\
-             ct mark & {kind:#x} == {:#x} ct mark set ct mark ^ {:#x} meta mark set ct mark accept",
+             meta mark set ether saddr map @via\n\
+             meta mark & {kind:#x} == {:#x} meta mark set meta mark ^ {:#x} ct mark set meta mark accept",
             words.key(Door::Address),
             words.key(Door::NodePort),
             mark::KIND_REPLY,
@@ -556,13 +559,36 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
             )
         })
         .collect();
+    // At its own addresses a node is a client too, and chooses source ports: what is a Service's can only be told from
+    // replies by conntrack. TCP connections keep their node; UDP has no first packet.
+    chains.push((
+        "own_address".into(),
+        None,
+        "ct state new jump own_keep\n\
+         meta l4proto udp ct direction original ct status & dnat == 0 jump own_keep"
+            .into(),
+    ));
+    chains.push((
+        "own_keep".into(),
+        None,
+        format!(
+            "{} vmap @svc_keep\n{daddr} @node_addresses {} vmap @np_keep",
+            words.key(Door::Address),
+            words.key(Door::NodePort)
+        ),
+    ));
     chains.push((
         "prerouting_mangle".into(),
         Some("filter hook prerouting priority -150"),
         format!(
             "{onward}iifname \"{device}\" goto arrived\n{back}\n\
+             ct direction original ct mark & {:#x} == {:#x} ct mark != {:#x} meta mark set ct mark accept\n\
+             fib daddr type local jump own_address\n\
              meta priority {HERE} meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn \
-             ct state {{ new, invalid }} jump strange_here"
+             ct state {{ new, invalid }} jump strange_here",
+            kind | ours,
+            mark::KIND_FORWARD | magic,
+            mark::DIRECT
         ),
     ));
     chains.push((
@@ -571,8 +597,6 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
         format!("{} vmap @svc_past_by\n{} vmap @np_past_by", words.key(Door::Address), words.key(Door::NodePort)),
     ));
     chains.push(("output_mangle".into(), Some("route hook output priority -150"), back));
-    // Flows that go on by tunnel are not translated; those that came by it are, once.
-    chains.push(("tracked".into(), None, format!("meta mark & {ours:#x} == {magic:#x} accept\ngoto arrivals")));
     chains.push((
         "arrivals".into(),
         None,
@@ -599,18 +623,17 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
     chains.push((
         "from_tunnel".into(),
         None,
-        format!("ether saddr {reply} notrack accept\nether saddr {taken} accept\nct original zone set {}", mark::ZONE),
+        format!("ether saddr {reply} fib saddr type local accept\nether saddr {reply} notrack accept\nether saddr {taken} accept\nct original zone set {}", mark::ZONE),
     ));
     chains.push((
         "prerouting_raw".into(),
         Some("filter hook prerouting priority -310"),
         format!(
             "{vteps}iifname \"{device}\" goto from_tunnel\n\
+             fib daddr type local accept\n\
              {} vmap @svc_keep\n\
-             {daddr} @node_addresses {} vmap @np_keep\n\
              {} {} vmap @icmp_keep",
             words.key(Door::Address),
-            words.key(Door::NodePort),
             inner.guard,
             inner.key,
         ),

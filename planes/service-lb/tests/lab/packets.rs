@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::support::{Stage, ready, service, vip};
 use anyhow::{Context, Result, ensure};
 use headwater_testkit::lab;
-use headwater_testkit::services::{Datagrams, Entry, Family, PATIENCE, Transport, ask};
+use headwater_testkit::services::{Datagrams, Entry, Family, PATIENCE, Transport, ask, ask_with};
 
 #[test]
 fn under_cluster_the_endpoint_on_another_node_sees_the_client() -> Result<()> {
@@ -178,6 +178,29 @@ fn a_udp_client_that_came_by_tunnel_goes_on_to_the_next_endpoint() -> Result<()>
             for client in &mut clients {
                 let outcome = client.ask(PATIENCE)?;
                 ensure!(outcome.seen().is_some_and(|seen| seen.pod == name), "{name}: {outcome:?}");
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_node_that_is_a_client_itself_may_use_the_numbers_of_node_ports() -> Result<()> {
+    lab::test(|lab| {
+        let mut stage = Stage::new(lab)?;
+        let (web, other) = (stage.topology.pod(2, "web-2")?, stage.topology.host_pod(3, "other"));
+        stage.topology.serve(&web, 8080)?;
+        stage.topology.serve(&other, 9090)?;
+        for keep in ["preserve", "preserve-direct"] {
+            stage.start(&service(keep, "", &[ready(&web)]))?;
+            for family in [Family::V4, Family::V6] {
+                for transport in Transport::ALL {
+                    let node = stage.topology.node(1);
+                    let own = SocketAddr::new(node.address(family), 30080);
+                    let target = SocketAddr::new(other.address(family), 9090);
+                    let outcome = ask_with(node.host(), Some(own), target, transport, PATIENCE)?;
+                    ensure!(outcome.seen().is_some_and(|seen| seen.pod == "other"), "{keep} {own}: {outcome:?}");
+                }
             }
         }
         Ok(())

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use headwater_model::nat::{FrontendAddress, KeepClient, Masquerade, PortRules, Slot};
 use headwater_model::tunnel::{Peers, TunnelEnd};
-use headwater_service_nat::{NodeFacts, Place};
+use headwater_service_nat::Place;
+
+use crate::world::World;
 
 /// Endpoints that are handled alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +57,7 @@ pub(crate) enum Reason {
 /// How a packet is forwarded, as `decide` says.
 pub(crate) struct Forward<'a> {
     pub(crate) node: &'a Arc<str>,
-    pub(crate) facts: Option<&'a NodeFacts>,
+    pub(crate) world: &'a World,
     pub(crate) place: Place,
     pub(crate) source: IpAddr,
     pub(crate) rules: &'a PortRules,
@@ -140,7 +142,9 @@ impl Forward<'_> {
         endpoints.sort();
         let apart = |end: &SocketAddr| match &handling {
             // What the node takes itself does not pass the hook (postrouting) in which sources are changed.
-            Handling::Masquerade(_) if self.place != Place::Node && self.is_own(end.ip()) => Handling::Translate,
+            Handling::Masquerade(_) if self.place != Place::Node && self.world.owner(end.ip()) == Some(self.node) => {
+                Handling::Translate
+            }
             Handling::Translate if end.ip() == self.source => Handling::Hairpin,
             Handling::Tunnel { here, there, .. } if end.ip() == self.source => {
                 Handling::Tunnel { here: *here, there: *there, hairpin: true }
@@ -148,20 +152,20 @@ impl Forward<'_> {
             other => other.clone(),
         };
         let all = u32::try_from(endpoints.len()).unwrap_or(u32::MAX).max(1);
-        let mut parts: BTreeMap<Handling, Vec<SocketAddr>> = BTreeMap::new();
+        // Of those that are masqueraded, each towards which another address is taken.
+        let mut parts: BTreeMap<(Handling, Option<IpAddr>), Vec<SocketAddr>> = BTreeMap::new();
         for end in endpoints {
-            parts.entry(apart(&end)).or_default().push(end);
+            let handling = apart(&end);
+            let masked = matches!(handling, Handling::Masquerade(_));
+            let taken = masked.then(|| self.world.masquerade(self.node, end.ip())).flatten();
+            parts.entry((handling, taken)).or_default().push(end);
         }
-        for (handling, endpoints) in parts {
+        for ((handling, _), endpoints) in parts {
             let share = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
             let weight = u64::from(weight) * u64::from(share) / u64::from(all);
             let weight = u32::try_from(weight).unwrap_or(u32::MAX).max(1);
             ways.push(Way { endpoints, node: node.clone(), weight, handling });
         }
-    }
-
-    fn is_own(&self, address: IpAddr) -> bool {
-        self.facts.is_some_and(|facts| facts.primary.iter().chain(&facts.addresses).any(|own| *own == address))
     }
 
     fn addresses(&self, slots: &[Slot], wanted: impl Fn(Option<&Arc<str>>) -> bool) -> Vec<SocketAddr> {

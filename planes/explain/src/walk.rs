@@ -266,7 +266,7 @@ impl<'a> Walk<'a> {
                 };
                 let forward = Forward {
                     node,
-                    facts: self.world.nodes.get(node),
+                    world: self.world,
                     place,
                     source,
                     rules,

@@ -143,6 +143,9 @@ impl World {
 
     /// What masquerading makes of a source on the way to an address.
     pub(crate) fn masquerade(&self, node: &str, to: IpAddr) -> Option<IpAddr> {
+        if self.owner(to).is_some_and(|owner| **owner == *node) {
+            return Some(to);
+        }
         let towards = self.options.interfaces.get(node).map(|known| &known.towards[..]).unwrap_or_default();
         let best = towards.iter().filter(|(range, _)| range.contains(&to)).max_by_key(|(range, _)| range.prefix_len());
         best.map(|(_, address)| *address).or_else(|| self.primary(node, Family::of(to)))

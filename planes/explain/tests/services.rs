@@ -66,6 +66,14 @@ fn every_kind_of_target_goes_its_own_way() {
             &["lost@1 10.99.0.1 sees 192.0.2.11 by node-1:masquerade"],
         ),
         ("masquerade", [&masquerade, &spread], CLIENT, "tcp://203.0.113.1:80", "node-1", &lost),
+        (
+            "masquerade, a pod and the node itself are endpoints",
+            [&masquerade, &slice("web", &["192.0.2.11@node-1", "10.244.1.2@node-1"])],
+            CLIENT,
+            "tcp://203.0.113.1:80",
+            "node-1",
+            &["kept 192.0.2.11 sees 198.51.100.7 by node-1:translate", lost[0]],
+        ),
         // Local.
         ("Local, endpoint here", [&local, &spread], CLIENT, "tcp://203.0.113.1:80", "node-1", &[kept]),
         (
@@ -318,6 +326,8 @@ fn the_settings_of_nodes_are_obeyed() {
     assert_eq!(ask_with(keep.clone(), CLIENT, "tcp://203.0.113.1:80"), lost);
     let bridge = lost.replace("192.0.2.11", "10.244.1.1");
     assert_eq!(ask_with(bridged(keep), CLIENT, "tcp://203.0.113.1:80"), bridge, "by the address that faces pods");
+    let itself = "kept 10.244.1.2 sees 10.244.1.1 by node-1:masquerade";
+    assert_eq!(ask_with(bridged(options()), "node/node-1", "tcp://203.0.113.1:80"), itself, "by whichever address");
     let mut nobody = options();
     nobody.services.cluster_cidrs.clear();
     let kept = "kept 10.244.1.2 sees 198.51.100.7 by node-1:translate";

@@ -3,6 +3,7 @@
 mod access;
 mod balance;
 mod endpoints;
+mod explained;
 mod health;
 mod ingress;
 mod replicas;
@@ -166,4 +167,10 @@ stories! {
     ingress::an_ingress_behind_a_local_service_tells_the_client,
     ingress::an_ingress_behind_a_terminating_load_balancer_tells_the_client,
     balance::connections_are_spread_evenly_over_endpoints_that_nodes_have_unevenly,
+}
+
+/// Nobody explains kube-proxy.
+#[test]
+fn whichever_way_a_packet_takes_it_is_foretold() -> Result<()> {
+    run(Implementation::Headwater, explained::whichever_way_a_packet_takes_it_is_foretold)
 }

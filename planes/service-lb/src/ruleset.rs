@@ -480,11 +480,15 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
             let placed = "meta mark set meta mark . meta priority map @places goto placed\nmeta mark set 0";
             for door in Door::ALL {
                 let (prefix, key) = (door.prefix(), words.key(door));
+                let guard = match door {
+                    Door::Address => format!("{key} @ranged {key} . {saddr} != @ranges drop\n"),
+                    Door::NodePort => String::new(),
+                };
                 chains.push((
                     format!("{prefix}_keep_{size}{sticky}"),
                     None,
                     format!(
-                        "{saddr} @pods accept\nmeta mark set {key} map @{prefix}_table\n{}\n{placed}",
+                        "{saddr} @pods accept\n{guard}meta mark set {key} map @{prefix}_table\n{}\n{placed}",
                         place(&hash)
                     ),
                 ));

@@ -49,9 +49,11 @@ pub(super) fn whichever_way_a_packet_takes_it_is_foretold(stand: &Story) -> Resu
         (stand.service("drained"), &drained),
         (stand.service("one-is-ready"), &one_is_ready),
     ];
-    let mut guarded = stand.service("guarded").local().with(json!({ "loadBalancerSourceRanges": ranges }));
-    guarded.proof = Frontend::ClusterIp;
-    services.push((guarded, &endpoints));
+    for guarded in [stand.service("guarded").local(), stand.service("guarded-everywhere")] {
+        let mut guarded = guarded.with(json!({ "loadBalancerSourceRanges": ranges }));
+        guarded.proof = Frontend::ClusterIp;
+        services.push((guarded, &endpoints));
+    }
     for mode in Mode::ALL {
         let mut service = stand.service(mode.as_str());
         service.annotations = json!({ "headwater.dev/source-ip": mode.as_str() });

@@ -25,7 +25,7 @@
 //!     topology.node(2).host().nft("table ip t { chain c { type nat hook prerouting priority dstnat;
 //!         ip daddr 203.0.113.1 tcp dport 80 dnat to 10.244.1.2:8080; } }")?;
 //!     let client = Entry::Router(2).client(Family::V4);
-//!     let outcome = ask(topology.client(), Some(client), "203.0.113.1:80".parse()?, Transport::Tcp);
+//!     let outcome = ask(topology.client(), Some(client), "203.0.113.1:80".parse()?, Transport::Tcp)?;
 //!     // Node 1 has no state of the connection and its reply goes to the router: nobody answers.
 //!     assert!(outcome.seen().is_none());
 //!     Ok(())

@@ -42,11 +42,14 @@ pub(super) fn one_client_stays_at_one_endpoint_with_session_affinity(stand: &Sto
         let shell = &stand.pods().shells[node - 1];
         let at = |frontend| service.address(&stand.topology, frontend, node, family);
         let entry = Some(Entry::Router(node).client(family));
-        for answered in [
-            answering(client, entry, at(Frontend::LoadBalancer), transport)?,
-            answering(client, None, at(Frontend::NodePort), transport)?,
-            answering(shell.host(), None, at(Frontend::ClusterIp), transport)?,
+        for (from, source, frontend) in [
+            (client, entry, Frontend::LoadBalancer),
+            (client, None, Frontend::NodePort),
+            (shell.host(), None, Frontend::ClusterIp),
         ] {
+            // Many first questions at once may each be given another endpoint, before one of them is remembered.
+            seen(from, source, at(frontend), transport)?;
+            let answered = answering(from, source, at(frontend), transport)?;
             ensure!(answered.len() == 1, "{family:?} {transport:?} at node-{node}: {answered:?}");
         }
         Ok(())

@@ -140,6 +140,7 @@ impl Agent {
             base: None,
             standing: None,
             wanted: None,
+            described: Arc::default(),
             unapplied: BTreeSet::new(),
             reconcile: true,
             check_tunnel: true,
@@ -259,6 +260,8 @@ struct Worker {
     base: Option<Base>,
     standing: Option<Standing>,
     wanted: Option<Work>,
+    /// The peers that the state tells of.
+    described: Arc<Peers>,
     /// Services that changed since the last time that all was well.
     unapplied: BTreeSet<NamespacedName>,
     /// Whether the kernel must be read: at first, and when somebody touched it.
@@ -389,15 +392,15 @@ impl Worker {
         let plan = self.planner.services(&work.snapshot, &changed);
         let around = self.planner.surroundings(&work.peers, self.standing.is_some(), &node.node_port_addresses);
         let others = !around.is_empty();
+        // The planner says what is wanted now; whatever goes wrong from here on is put right by reading the kernel.
+        self.unapplied.clear();
+        self.check_tunnel = true;
+        let afresh = std::mem::replace(&mut self.reconcile, true);
         if let Some(standing) = &self.standing
             && (tunnel_due || others)
         {
             tunnel::peers(&mut self.netlink, standing.index, self.planner.fabric())?;
         }
-        self.check_tunnel = true;
-        // From here on the planner says what is wanted; whatever goes wrong is put right by reading the kernel.
-        self.unapplied.clear();
-        let afresh = std::mem::replace(&mut self.reconcile, true);
         if afresh || self.base.as_ref() != Some(&base) {
             self.load(&base)?;
             self.base = Some(base);
@@ -415,7 +418,9 @@ impl Worker {
         }
         (self.reconcile, self.check_tunnel) = (false, false);
         self.sweep(&work, &changed, before);
-        self.describe(&work);
+        if tunnel_due || afresh || !Arc::ptr_eq(&self.described, &work.peers) {
+            self.describe(&work);
+        }
         Ok(())
     }
 
@@ -503,7 +508,8 @@ impl Worker {
         Ok(())
     }
 
-    fn describe(&self, work: &Work) {
+    fn describe(&mut self, work: &Work) {
+        self.described = work.peers.clone();
         let peers: Vec<PeerState> = work
             .peers
             .by_name

@@ -63,6 +63,8 @@ impl Plan {
 #[derive(Debug)]
 pub(crate) struct Planner {
     fabric: Fabric,
+    /// What the fabric was made of.
+    peers: Arc<Peers>,
     /// Of peers, to let their packets in.
     vteps: BTreeSet<IpAddr>,
     node_port_addresses: Vec<IpAddr>,
@@ -144,6 +146,7 @@ impl Planner {
     pub(crate) fn new(node: Arc<str>) -> Self {
         Self {
             fabric: Fabric::new(node),
+            peers: Arc::default(),
             vteps: BTreeSet::new(),
             node_port_addresses: Vec::new(),
             services: BTreeMap::new(),
@@ -185,7 +188,13 @@ impl Planner {
     }
 
     /// Other peers, another state of the tunnel, or other addresses of this node.
-    pub(crate) fn surroundings(&mut self, peers: &Peers, ready: bool, node_port_addresses: &[IpAddr]) -> Plan {
+    pub(crate) fn surroundings(&mut self, peers: &Arc<Peers>, ready: bool, node_port_addresses: &[IpAddr]) -> Plan {
+        // Asked with every change of a Service: the peers are looked at only when they are others.
+        let same = Arc::ptr_eq(peers, &self.peers) && ready == self.fabric.ready();
+        if same && *self.node_port_addresses == *node_port_addresses {
+            return Plan::default();
+        }
+        self.peers = peers.clone();
         let fabric = self.fabric.with(peers, ready);
         let vteps: BTreeSet<IpAddr> = fabric.peers().map(|(_, _, end)| end.address).collect();
         let same = fabric == self.fabric && vteps == self.vteps && *self.node_port_addresses == *node_port_addresses;
@@ -551,7 +560,7 @@ mod tests {
                         planner.services(&snapshot, &[id(which)])
                     }
                     Step::Peers { names, ready } => {
-                        planner.surroundings(&peers_of(&names), ready, &[[192, 0, 2, 100].into()])
+                        planner.surroundings(&Arc::new(peers_of(&names)), ready, &[[192, 0, 2, 100].into()])
                     }
                 };
                 for placed in &plan.delete {
@@ -586,7 +595,7 @@ mod tests {
     #[test]
     fn places_that_came_here_remember_whose_they_were() {
         let mut planner = Planner::new("node-0".into());
-        planner.surroundings(&peers_of(&[1, 2]), true, &[]);
+        planner.surroundings(&Arc::new(peers_of(&[1, 2])), true, &[]);
         let mut snapshot = ServiceSnapshot::default();
         for (nodes, past) in [(&[1][..], 0), (&[1, 0], 512), (&[0, 0], 1024), (&[1], 1024), (&[0], 1024)] {
             snapshot.set(&id(0), Some(rules(0, nodes, true, false)));

@@ -39,7 +39,7 @@ fn packets_to_a_vip_reach_the_node_that_the_clients_address_names() -> Result<()
                 flows.push((transport, vip, seen.clone(), number, passes));
             }
         }
-        let captured = capture.finish();
+        let captured = capture.finish()?;
         for (transport, vip, seen, number, passes) in flows {
             let hops = captured.hops(transport, "client", seen.local.port(), vip);
             let names: Vec<&str> = hops.iter().map(|hop| hop.host.as_str()).collect();

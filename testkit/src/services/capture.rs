@@ -4,20 +4,21 @@ use std::cmp::Reverse;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::net::if_::if_indextoname;
-use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout, ReceiveTimestampns};
+use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimeout, ReceiveTimestampns, RxqOvfl};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvmsg, setsockopt,
     socket,
 };
 use nix::sys::time::{TimeSpec, TimeVal, TimeValLike as _};
+use socket2::{SockFilter, SockRef};
 
 use super::Transport;
 use crate::lab::Host;
@@ -26,6 +27,8 @@ use crate::lab::Host;
 const TICK: Duration = Duration::from_millis(50);
 /// Packets that wait to be read.
 const BUFFER: usize = 32 << 20;
+/// Of a datagram with its UDP header.
+const LONGEST_QUESTION: u32 = 160;
 /// `PACKET_OUTGOING` of packet(7).
 const OUTGOING: u8 = 4;
 /// What the names of the router's bridge ports begin with.
@@ -37,6 +40,8 @@ const BRIDGE_PORT: &str = "port";
 pub struct Capture {
     packets: Arc<Mutex<Vec<Packet>>>,
     stop: Arc<AtomicBool>,
+    /// How many packets no thread came to read in time.
+    lost: Arc<AtomicU32>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -90,26 +95,33 @@ impl Capture {
     /// # Errors
     /// Without root.
     pub fn start<'host>(hosts: impl IntoIterator<Item = &'host Host>) -> Result<Self> {
-        let mut capture = Self { packets: Arc::default(), stop: Arc::default(), threads: Vec::new() };
+        let mut capture =
+            Self { packets: Arc::default(), stop: Arc::default(), lost: Arc::default(), threads: Vec::new() };
         for host in hosts {
-            let (packets, stop, owned) = (capture.packets.clone(), capture.stop.clone(), host.clone());
+            let (packets, stop, lost) = (capture.packets.clone(), capture.stop.clone(), capture.lost.clone());
+            let owned = host.clone();
             let socket = host.run(open).with_context(|| format!("capture on host {}", host.name()))?;
-            let body = move || owned.run(|| record(&socket, owned.name(), &packets, &stop));
+            let body = move || owned.run(|| record(&socket, owned.name(), &packets, &stop, &lost));
             capture.threads.push(thread::Builder::new().name(format!("capture-{}", host.name())).spawn(body)?);
         }
         Ok(capture)
     }
 
     /// Ends it, and returns everything that has passed until now.
-    pub fn finish(self) -> Flows {
-        let shared = self.packets.clone();
+    ///
+    /// # Errors
+    /// When packets went by that could not be recorded.
+    pub fn finish(self) -> Result<Flows> {
+        let (shared, lost) = (self.packets.clone(), self.lost.clone());
         // All threads read what is left, and end.
         drop(self);
+        let lost = lost.load(Ordering::Relaxed);
+        ensure!(lost == 0, "{lost} packets came faster than they could be recorded");
         let mut packets = std::mem::take(&mut *locked(&shared));
         // Times of different interfaces do not tell what came first (a TCP segment has the time at which it was due),
         // but every router takes one from the time to live.
         packets.sort_by_key(|packet| (Reverse(packet.left), !packet.hop.out, packet.time));
-        Flows { packets }
+        Ok(Flows { packets })
     }
 }
 
@@ -172,6 +184,8 @@ impl Drop for Capture {
 fn open() -> Result<OwnedFd> {
     let kind = SockType::Datagram;
     let socket = socket(AddressFamily::Packet, kind, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)?;
+    SockRef::from(&socket).attach_filter(&first_packets()).context("filter of a capture")?;
+    setsockopt(&socket, RxqOvfl, &1)?;
     setsockopt(&socket, RcvBufForce, &BUFFER)?;
     setsockopt(&socket, ReceiveTimestampns, &true)?;
     let tick = i64::try_from(TICK.as_micros()).context("a short time")?;
@@ -179,12 +193,55 @@ fn open() -> Result<OwnedFd> {
     Ok(socket)
 }
 
-fn record(socket: &OwnedFd, host: &str, packets: &Mutex<Vec<Packet>>, stop: &AtomicBool) {
+/// The part of [`parse`] that the kernel does, in classic BPF, so that a busy host does not fill the buffer: it passes
+/// TCP segments with SYN and without ACK, and short datagrams.
+fn first_packets() -> [SockFilter; 17] {
+    const V6: u8 = 6;
+    const PROTOCOL: u8 = 8;
+    const UDP: u8 = 12;
+    const PASS: u8 = 15;
+    const DROP: u8 = 16;
+    let load_byte = |at| SockFilter::new(0x30, 0, 0, at);
+    let load_byte_of_payload = |at| SockFilter::new(0x50, 0, 0, at);
+    let load_half_of_payload = |at| SockFilter::new(0x48, 0, 0, at);
+    let mask = |mask| SockFilter::new(0x54, 0, 0, mask);
+    // The program has a jump target by its place; the kernel counts from the next instruction.
+    let jump = |code, here: u8, value, yes: u8, no: u8| SockFilter::new(code, yes - here - 1, no - here - 1, value);
+    let if_equal = |here, value, yes, no| jump(0x15, here, value, yes, no);
+    let if_greater = |here, value, yes, no| jump(0x25, here, value, yes, no);
+    [
+        load_byte(0),
+        mask(0xf0),
+        if_equal(2, 0x60, V6, 3),
+        // IPv4: the payload begins after the length of the header.
+        SockFilter::new(0xb1, 0, 0, 0),
+        load_byte(9),
+        if_equal(5, 0, PROTOCOL, PROTOCOL),
+        // IPv6, without extension headers: after 40 bytes.
+        SockFilter::new(0x01, 0, 0, 40),
+        load_byte(6),
+        if_equal(PROTOCOL, 6, 9, UDP),
+        load_byte_of_payload(13),
+        mask(0x12),
+        if_equal(11, 0x02, PASS, DROP),
+        if_equal(UDP, 17, 13, DROP),
+        load_half_of_payload(4),
+        if_greater(14, LONGEST_QUESTION, DROP, PASS),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+        SockFilter::new(0x06, 0, 0, 0),
+    ]
+}
+
+fn record(socket: &OwnedFd, host: &str, packets: &Mutex<Vec<Packet>>, stop: &AtomicBool, lost: &AtomicU32) {
     let mut buffer = [0; 2048];
     loop {
         let last = stop.load(Ordering::Relaxed);
         match receive(socket, &mut buffer) {
-            Ok((length, link, time)) => {
+            Ok(Received { length, link, time, missed }) => {
+                if missed > 0 {
+                    // The kernel counts from the beginning.
+                    lost.fetch_max(missed, Ordering::Relaxed);
+                }
                 let Some(first) = parse(&buffer[..length]) else { continue };
                 let index = u32::try_from(link.ifindex()).unwrap_or_default();
                 // An interface may be gone already.
@@ -204,16 +261,29 @@ fn record(socket: &OwnedFd, host: &str, packets: &Mutex<Vec<Packet>>, stop: &Ato
     }
 }
 
-fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> nix::Result<(usize, LinkAddr, Duration)> {
-    let mut space = nix::cmsg_space!(TimeSpec);
+/// What stands beside a packet in the buffer.
+struct Received {
+    length: usize,
+    link: LinkAddr,
+    time: Duration,
+    /// How many were dropped since the socket was opened.
+    missed: u32,
+}
+
+fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> nix::Result<Received> {
+    let mut space = nix::cmsg_space!(TimeSpec, u32);
     let mut pieces = [io::IoSliceMut::new(buffer)];
     let message = recvmsg::<LinkAddr>(socket.as_raw_fd(), &mut pieces, Some(&mut space), MsgFlags::empty())?;
-    let time = message.cmsgs()?.find_map(|control| match control {
-        ControlMessageOwned::ScmTimestampns(time) => Some(time),
-        _ => None,
-    });
+    let (mut time, mut missed) = (Duration::ZERO, 0);
+    for control in message.cmsgs()? {
+        match control {
+            ControlMessageOwned::ScmTimestampns(at) => time = at.into(),
+            ControlMessageOwned::RxqOvfl(count) => missed = count,
+            _ => {}
+        }
+    }
     let link = message.address.ok_or(Errno::EINVAL)?;
-    Ok((message.bytes, link, time.map(Duration::from).unwrap_or_default()))
+    Ok(Received { length: message.bytes, link, time, missed })
 }
 
 /// The first packet of a flow.

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -116,12 +117,21 @@ fn outcome(error: std::io::Error) -> Result<Outcome> {
 /// Source ports are taken in turn. Left to the kernel, two sockets with different targets may have the same port, and
 /// translation to one endpoint has to change one of them.
 static NEXT_PORT: AtomicU16 = AtomicU16::new(FIRST_PORT);
-const FIRST_PORT: u16 = 10_240;
-const LAST_PORT: u16 = 60_999;
+/// Above those at which the programs of a node listen.
+const FIRST_PORT: u16 = 11_000;
+const LAST_PORT: u16 = 65_000;
+/// Of others: health checks of Services listen at NodePorts, and the kernel gives [`EPHEMERAL_PORTS`] away.
+const TAKEN: RangeInclusive<u16> = 30_000..=44_999;
+/// What programs on hosts of a [`super::Topology`] get that ask for any port.
+pub(super) const EPHEMERAL_PORTS: &str = "32768 44999";
 
-/// A source port that nothing here has asked from for long. It may be taken by others.
+/// A source port that nothing here has asked from for long. On hosts of a [`super::Topology`] no program has it.
 pub fn next_port() -> u16 {
-    let after = |port: u16| if port < LAST_PORT { port + 1 } else { FIRST_PORT };
+    let after = |port: u16| match port + 1 {
+        next if next > LAST_PORT => FIRST_PORT,
+        next if TAKEN.contains(&next) => TAKEN.end() + 1,
+        next => next,
+    };
     let port = NEXT_PORT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |port| Some(after(port)));
     port.unwrap_or_else(|port| port)
 }

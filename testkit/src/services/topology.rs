@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 
+use super::probe::EPHEMERAL_PORTS;
 use super::server::Servers;
 use crate::lab::{Host, Lab};
 
@@ -105,8 +106,9 @@ impl Entry {
     }
 }
 
-/// Lets a host send every ICMP error, however many there are.
-fn answer_all(host: &Host) -> Result<()> {
+/// Lets a host send every ICMP error, however many there are, and leaves the ports of [`next_port`](super::next_port) to questions.
+fn prepare(host: &Host) -> Result<()> {
+    host.sysctl("net.ipv4.ip_local_port_range", EPHEMERAL_PORTS)?;
     host.sysctl("net.ipv4.icmp_ratelimit", "0")?;
     host.sysctl("net.ipv6.icmp.ratelimit", "0")?;
     for limit in ["icmp_msgs_per_sec", "icmp_msgs_burst"] {
@@ -224,7 +226,7 @@ impl<'lab> Topology<'lab> {
         for host in
             topology.nodes.iter().map(Node::host).chain([&topology.client, &topology.router, &topology.balancer])
         {
-            answer_all(host)?;
+            prepare(host)?;
         }
         topology.wire()?;
         topology.address()?;
@@ -369,7 +371,7 @@ impl<'lab> Topology<'lab> {
         let others = pods.iter().filter(|pod| pod.node == node.number && pod.host.name() != node.name()).count();
         let last = u8::try_from(others + 2).ok().filter(|last| *last < 250).context("room for another pod")?;
         let host = self.lab.host(name)?;
-        answer_all(&host)?;
+        prepare(&host)?;
         let veth = format!("pod{last}");
         host.wire("eth0", node.host(), &veth)?;
         for (family, length) in Family::ALL.into_iter().zip(HOST_LENGTHS) {

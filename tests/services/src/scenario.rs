@@ -423,7 +423,7 @@ pub fn observe_all(stand: &Stand, mode: Mode) -> Result<Vec<Observation>> {
     let inside = topology.nodes().iter().map(Node::host).chain(pods.shells.iter().map(Pod::host));
     let capture = Capture::start(outside.into_iter().chain(inside))?;
     let answers = parallel::map(&questions, |(_, _, question, port)| question.ask(*port));
-    let flows = capture.finish();
+    let flows = capture.finish()?;
     let observations = questions.into_iter().zip(answers).map(|((row, family, question, port), answer)| {
         let (answer, outcome) = answer.with_context(|| format!("{row}, {family:?} {:?}", question.transport))?;
         let mut hops = flows.hops(question.transport, question.host.name(), port, question.target);

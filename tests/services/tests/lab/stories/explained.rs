@@ -76,7 +76,7 @@ pub(super) fn whichever_way_a_packet_takes_it_is_foretold(stand: &Story) -> Resu
         let source = way.source.map_or(any, |source| SocketAddr::new(source, *port));
         ask_with(&way.host, Some(source), way.target, way.transport, PATIENCE)
     });
-    let flows = capture.finish();
+    let flows = capture.finish()?;
     let world = block_on(world(cluster()?, topology))?;
     let (mut faults, mut answered, mut silent) = (String::new(), BTreeSet::new(), 0);
     for ((way, port), outcome) in questions.into_iter().zip(outcomes) {

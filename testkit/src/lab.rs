@@ -107,7 +107,7 @@ impl Lab {
         host.capture(interface)
     }
 
-    /// Addresses, routes, rules, nft ruleset, captured packets and process output of every host.
+    /// Addresses, routes, rules, nft ruleset, tracked connections, captured packets and process output of every host.
     pub fn describe(&self) -> String {
         let hosts = locked(&self.hosts).clone();
         hosts.into_iter().map(|host| Host(host).describe()).collect()
@@ -313,7 +313,7 @@ impl Host {
         Ok(process)
     }
 
-    /// Addresses, routes, rules, nft ruleset, captured packets and process output.
+    /// Addresses, routes, rules, nft ruleset, tracked connections, captured packets and process output.
     pub fn describe(&self) -> String {
         let mut text = format!("=== host {} ===\n", self.name());
         for (program, arguments) in [
@@ -322,6 +322,8 @@ impl Host {
             ("ip", &["-6", "route"]),
             ("ip", &["rule"]),
             ("nft", &["list", "ruleset"]),
+            ("conntrack", &["-L", "-f", "ipv4"]),
+            ("conntrack", &["-L", "-f", "ipv6"]),
         ] {
             let output = self.exec(program, arguments).unwrap_or_else(|error| format!("{error:#}\n"));
             writeln!(text, "--- {program} {}\n{output}", arguments.join(" ")).expect("writing to a string succeeds");

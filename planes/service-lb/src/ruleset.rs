@@ -6,6 +6,7 @@
 //!                               arrivals by tunnel remember their way back; replies take it
 //!              -100  nat        address, protocol, port -> policy -> pick an endpoint -> dnat
 //!               -90  unserved   what is a Service's, and was not translated: refused or dropped
+//!  input       -150  unrouted   what has no way through the tunnel waits for it
 //!  output      -150  mangle     replies of endpoints in this node's network take their way back
 //!              -100  nat, -90 unserved
 //!  postrouting -150  mangle     TCP segments fit into the tunnel
@@ -420,12 +421,18 @@ fn chains(family: Family, words: &Words, tunnel: Option<&Tunnel>, picks: &[Pick]
             mark::OURS
         );
         unserved = format!(
-            "meta mark & {:#x} == {magic:#x} accept\niifname \"{device}\" ct state untracked accept\niifname \"{device}\" ct state new ct status & dnat == 0 goto nowhere\n{unserved}",
+            "ct state {{ established, untracked }} accept\nmeta mark & {:#x} == {magic:#x} accept\niifname \"{device}\" ct state new ct status & dnat == 0 goto nowhere\n{unserved}",
             mark::OURS
         );
         let size = tunnel.mtu - if family == Family::V4 { 40 } else { 60 };
         let syn = "tcp flags & (syn | rst) == syn tcp option maxseg size set";
-        postrouting = format!("oifname \"{device}\" {syn} {size}\nct mark {:#x} {syn} {size}", mark::DIRECT);
+        // Without its route a reply would reach the client past the node that tracks the connection.
+        postrouting = format!(
+            "oifname != \"{device}\" meta mark & {:#x} == {magic:#x} drop\n\
+             oifname \"{device}\" {syn} {size}\nct mark {:#x} {syn} {size}",
+            mark::OURS,
+            mark::DIRECT
+        );
     }
     chains.push(("prerouting_nat".into(), Some("nat hook prerouting priority -100"), nat));
     chains.push(("output_nat".into(), Some("nat hook output priority -100"), "jump services".into()));
@@ -451,6 +458,10 @@ fn chains(family: Family, words: &Words, tunnel: Option<&Tunnel>, picks: &[Pick]
 const HERE: &str = "0:1";
 /// The same of one whose endpoints have no tunnel.
 const FAR: &str = "0:2";
+
+/// Before conntrack, which makes every packet `invalid`, a chain leaves the node's own addresses alone. Only what is a
+/// Service's comes so far: it is the lookup of a route that other packets are spared.
+const NOT_OWN: &str = "ct state invalid fib daddr type local accept\n";
 
 /// Chains that send packets through the tunnel, and take them out.
 fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunnel) {
@@ -481,7 +492,7 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
             for door in Door::ALL {
                 let (prefix, key) = (door.prefix(), words.key(door));
                 let guard = match door {
-                    Door::Address => format!("{key} @ranged {key} . {saddr} != @ranges drop\n"),
+                    Door::Address => format!("{NOT_OWN}{key} @ranged {key} . {saddr} != @ranges drop\n"),
                     Door::NodePort => String::new(),
                 };
                 chains.push((
@@ -502,7 +513,7 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
             chains.push((
                 format!("icmp_keep_{size}{sticky}"),
                 None,
-                format!("meta mark set {} map @icmp_table\n{}\n{placed}", inner.key, place(inner_hash)),
+                format!("{NOT_OWN}meta mark set {} map @icmp_table\n{}\n{placed}", inner.key, place(inner_hash)),
             ));
         }
     }
@@ -564,13 +575,19 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
         })
         .collect();
     // At its own addresses a node is a client too, and chooses source ports: what is a Service's can only be told from
-    // replies by conntrack. TCP connections keep their node; UDP has no first packet.
+    // replies by conntrack. TCP connections keep their node; UDP has no first packet. What conntrack cannot place in a
+    // connection is not for the node's own TCP, which would answer it by RST.
     chains.push((
         "own_address".into(),
         None,
-        "ct state new jump own_keep\n\
-         meta l4proto udp ct direction original ct status & dnat == 0 jump own_keep"
-            .into(),
+        format!(
+            "ct state new jump own_keep\n\
+             meta l4proto udp ct direction original ct status & dnat == 0 jump own_keep\n\
+             meta l4proto tcp ct state invalid meta mark set {} map @svc_table drop\n\
+             meta l4proto tcp ct state invalid {daddr} @node_addresses meta mark set {} map @np_table drop",
+            words.key(Door::Address),
+            words.key(Door::NodePort)
+        ),
     ));
     chains.push((
         "own_keep".into(),
@@ -582,17 +599,28 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
         ),
     ));
     chains.push((
-        "prerouting_mangle".into(),
-        Some("filter hook prerouting priority -150"),
+        "tunnelled".into(),
+        None,
         format!(
-            "{onward}iifname \"{device}\" goto arrived\n{back}\n\
-             ct direction original ct mark & {:#x} == {:#x} ct mark != {:#x} meta mark set ct mark accept\n\
-             fib daddr type local jump own_address\n\
-             meta priority {HERE} meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn \
-             ct state {{ new, invalid }} jump strange_here",
+            "{onward}iifname \"{device}\" return\n{back} return\n\
+             ct direction original ct mark & {:#x} == {:#x} ct mark != {:#x} meta mark set ct mark accept",
             kind | ours,
             mark::KIND_FORWARD | magic,
             mark::DIRECT
+        ),
+    ));
+    // What most packets meet comes first: connections that have nothing to do with the tunnel.
+    chains.push((
+        "prerouting_mangle".into(),
+        Some("filter hook prerouting priority -150"),
+        format!(
+            "ct state untracked accept\n\
+             ct mark & {ours:#x} == {magic:#x} jump tunnelled\n\
+             iifname \"{device}\" goto arrived\n\
+             meta l4proto tcp ct state established accept\n\
+             fib daddr type local jump own_address\n\
+             meta priority {HERE} meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn \
+             ct state {{ new, invalid }} jump strange_here"
         ),
     ));
     chains.push((
@@ -601,6 +629,13 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
         format!("{} vmap @svc_past_by\n{} vmap @np_past_by", words.key(Door::Address), words.key(Door::NodePort)),
     ));
     chains.push(("output_mangle".into(), Some("route hook output priority -150"), back));
+    // What is for the tunnel has no route there, as after someone deletes the device or a rule: the node's own TCP must
+    // not hear of it, and answer by RST. It comes again.
+    chains.push((
+        "input_unrouted".into(),
+        Some("filter hook input priority -150"),
+        format!("meta mark & {ours:#x} == {magic:#x} drop"),
+    ));
     chains.push((
         "arrivals".into(),
         None,
@@ -634,7 +669,6 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
         Some("filter hook prerouting priority -310"),
         format!(
             "{vteps}iifname \"{device}\" goto from_tunnel\n\
-             fib daddr type local accept\n\
              {} vmap @svc_keep\n\
              {} {} vmap @icmp_keep",
             words.key(Door::Address),

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use headwater_testkit::lab::{self, Host};
 use headwater_testkit::services::{Entry, Family, Topology, Transport, ask};
 use headwater_testkit::wait;
+use socket2::SockRef;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -16,6 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 struct Talk {
     reader: BufReader<TcpStream>,
     greeting: String,
+    target: SocketAddr,
 }
 
 impl Talk {
@@ -31,7 +33,7 @@ impl Talk {
         let mut reader = BufReader::new(stream);
         let mut greeting = String::new();
         reader.read_line(&mut greeting)?;
-        Ok(Self { reader, greeting })
+        Ok(Self { reader, greeting, target })
     }
 
     fn say(&mut self, what: &[u8]) -> Result<()> {
@@ -40,6 +42,8 @@ impl Talk {
         let writer = std::thread::spawn(move || stream.write_all(&said));
         let mut heard = vec![0; what.len()];
         self.reader.read_exact(&mut heard).context("no echo")?;
+        // The acknowledgement goes now, not while the test tears something down: a node without rules answers it by RST.
+        SockRef::from(self.reader.get_ref()).set_tcp_quickack(true)?;
         writer.join().expect("the writer does not panic")?;
         ensure!(heard == what, "another echo");
         Ok(())
@@ -65,7 +69,7 @@ fn talks(topology: &Topology<'_>, count: usize) -> Result<Vec<Talk>> {
 
 fn all_speak(talks: &mut [Talk], when: &str) -> Result<()> {
     for talk in talks {
-        talk.say(b"still there\n").with_context(|| format!("{when}: {}", talk.greeting))?;
+        talk.say(b"still there\n").with_context(|| format!("{when}: to {}, {}", talk.target, talk.greeting))?;
     }
     Ok(())
 }

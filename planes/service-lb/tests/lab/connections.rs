@@ -191,6 +191,13 @@ fn a_narrow_link_before_the_client_is_told_to_the_endpoint_on_another_node() -> 
         stage.topology.serve(&web, 8080)?;
         // The client does not know of it: only ICMP errors, to the node that took its packets, tell.
         stage.topology.router().ip("link set client0 mtu 1300")?;
+        // What it sends itself is small enough: a veth drops larger packets, and tells nobody. What it asks for is not.
+        for route in [
+            "-4 route replace default via 198.51.100.1 dev eth0 src 198.51.100.7 mtu 1300 advmss 1460",
+            "-6 route replace default via 2001:db8:c::1 dev eth0 src 2001:db8:c::7 metric 1024 mtu 1300 advmss 1440",
+        ] {
+            stage.topology.client().ip(route)?;
+        }
         let data = vec![7; 256 << 10];
         for (keep, affinity) in [("preserve", ""), ("preserve", "  sessionAffinity: ClientIP\n")] {
             stage.start(&service(keep, affinity, &[ready(&web)]))?;

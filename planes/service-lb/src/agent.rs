@@ -100,12 +100,12 @@ const FEATURES: [(&str, &str); 9] = [
     ),
 ];
 
-/// The first feature that the kernel does not have.
-fn lacking() -> Option<(&'static str, NftError)> {
+/// The first of these features that the kernel does not have.
+fn lacking(features: &[(&'static str, &str)]) -> Option<(&'static str, NftError)> {
     const PROBE: &str = "headwater-probe";
-    FEATURES.into_iter().find_map(|(feature, rules)| {
+    features.iter().find_map(|(feature, rules)| {
         let text = format!("table ip {PROBE} {{ {rules}\n}}\ndelete table ip {PROBE}\n");
-        nft::load(&text).err().map(|error| (feature, error))
+        nft::load(&text).err().map(|error| (*feature, error))
     })
 }
 
@@ -470,7 +470,7 @@ impl Worker {
             self.tables.drop_device()?;
         }
         if let Err(error) = self.tables.load(base, |family| planner.picks(family)) {
-            if let Some((feature, source)) = lacking() {
+            if let Some((feature, source)) = lacking(&FEATURES) {
                 return Err(KernelError::Feature { feature, source });
             }
             return Err(error.into());
@@ -559,4 +559,27 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context as _, Result};
+    use headwater_testkit::lab;
+
+    use super::*;
+
+    #[test]
+    fn a_feature_that_the_kernel_refuses_is_named() -> Result<()> {
+        lab::test(|lab| {
+            lab.host("node")?.run(|| {
+                assert!(lacking(&FEATURES).is_none());
+                // What nft can say, and no kernel does.
+                let impossible = ("rerouting before routing", "chain c { type route hook prerouting priority 0; }");
+                let (feature, source) = lacking(&[FEATURES[0], impossible, FEATURES[1]]).context("it is lacking")?;
+                let said = KernelError::Feature { feature, source }.to_string();
+                assert!(said.starts_with("the kernel lacks rerouting before routing: "), "{said}");
+                Ok(())
+            })
+        })
+    }
 }

@@ -7,7 +7,8 @@
 //!              -100  nat        address, protocol, port -> policy -> pick an endpoint -> dnat
 //!               -90  unserved   what is a Service's, and was not translated: refused or dropped
 //!  input       -150  unrouted   what has no way through the tunnel waits for it
-//!  output      -150  mangle     replies of endpoints in this node's network take their way back
+//!  output      -310  raw        the tunnel's own packets are not tracked
+//!              -150  mangle     replies of endpoints in this node's network take their way back
 //!              -100  nat, -90 unserved
 //!  postrouting -150  mangle     TCP segments fit into the tunnel
 //!               100  nat        masquerade what is marked, and endpoints that reach themselves
@@ -653,11 +654,16 @@ fn keeping(chains: &mut Vec<Chain>, family: Family, words: &Words, tunnel: &Tunn
         None,
         "meta l4proto tcp tcp flags & (fin | syn | rst | ack) != syn reject with tcp reset\ndrop".into(),
     ));
-    let vteps = if tunnel.underlay == family {
-        format!("udp dport {} fib daddr type local jump underlay\n", tunnel.port)
-    } else {
-        String::new()
-    };
+    let mut vteps = String::new();
+    if tunnel.underlay == family {
+        vteps = format!("udp dport {} fib daddr type local jump underlay\n", tunnel.port);
+        // Each flow has a source port of its own outside, too: tracked, it would be there twice.
+        chains.push((
+            "output_raw".into(),
+            Some("filter hook output priority -310"),
+            format!("udp dport {} {daddr} @vteps notrack", tunnel.port),
+        ));
+    }
     chains.push(("underlay".into(), None, format!("{saddr} != @vteps drop\nnotrack accept")));
     chains.push((
         "from_tunnel".into(),

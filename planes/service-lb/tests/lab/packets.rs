@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use crate::support::{Stage, ready, service, vip};
 use anyhow::{Context, Result, ensure};
+use headwater_model::tunnel::DEFAULT_TUNNEL_PORT;
+use headwater_netlink::{self as netlink, Conntrack};
 use headwater_testkit::lab;
 use headwater_testkit::services::{Datagrams, Entry, Family, PATIENCE, Transport, ask, ask_with};
 
@@ -29,6 +31,18 @@ fn under_cluster_the_endpoint_on_another_node_sees_the_client() -> Result<()> {
                     }
                 }
             }
+        }
+        // The tunnel's own packets fill no table of connections.
+        for node in stage.topology.nodes() {
+            let mut tunnelled = Vec::new();
+            node.host().run(|| {
+                Conntrack::open()?.dump(netlink::Family::V4, Some(17), |flow| {
+                    if flow.original.dport == DEFAULT_TUNNEL_PORT {
+                        tunnelled.push(flow.to_string());
+                    }
+                })
+            })?;
+            ensure!(tunnelled.is_empty(), "{}: {tunnelled:?}", node.name());
         }
         Ok(())
     })

@@ -37,12 +37,14 @@
 
 mod capture;
 mod flow;
+mod kube_proxy;
 mod probe;
 mod server;
 mod topology;
 
 pub use self::capture::{Capture, Flows, Hop};
 pub use self::flow::{Connection, Datagrams, tally};
+pub use self::kube_proxy::{CLUSTER_CIDR, SERVICE_CIDR, kube_proxy_configuration};
 pub use self::probe::{Outcome, PATIENCE, Seen, ask, ask_with, next_port};
 pub use self::topology::{Entry, Family, Node, Pod, Topology};
 

@@ -12,7 +12,7 @@ use headwater_admission::{
 };
 use headwater_control::status::{StatusWriter, clear_all, parse_address};
 use headwater_control::{Controller, Oracle, Publish};
-use headwater_kube_io::{ApiServer, Leadership, LeaseName, Timing, unique_identity};
+use headwater_kube_io::{ApiServer, Leadership, LeaseName, Reader, Timing, unique_identity};
 use headwater_model::cluster::Change;
 use headwater_model::finding::Finding;
 use headwater_model::observed::PublishedAddress;
@@ -37,6 +37,10 @@ pub(crate) struct Args {
     /// Address or host name that clients reach the gateways by; may be given several times
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address, value_delimiter = ',')]
     publish_address: Vec<PublishedAddress>,
+    /// Also tell, by Events, of Services that want an address or a NodePort that another one has: where nodes run
+    /// `headwater node`
+    #[arg(long)]
+    services: bool,
     /// Name of the Lease that replicas elect their leader by
     #[arg(long, default_value = "headwater-controller", value_name = "NAME")]
     lease_name: String,
@@ -98,8 +102,11 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
     };
     // Secrets are none of its business.
     let options = Options { reads_secrets: false, ..args.cluster.options() };
-    let selection = args.cluster.selection(&namespace, true);
-    let controller = Controller::follow(&server, selection, options, publish, writer, &registry);
+    let mut selection = args.cluster.selection(&namespace, true);
+    if args.services {
+        selection.reader = Reader::Controller;
+    }
+    let controller = Controller::follow(&server, selection, options, publish, args.services, writer, &registry);
     let webhook = webhook(&args.webhook, &server, &namespace, leading.clone(), controller.oracle(), &registry)?;
     let webhook_address = webhook.as_ref().map(AdmissionServer::local_address);
     let webhook_ready = webhook.as_ref().map(AdmissionServer::ready);

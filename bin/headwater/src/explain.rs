@@ -14,13 +14,12 @@ use headwater_kube_io::{ApiServerSource, Reader, Reading, Selection, read_dir, r
 use headwater_model::cluster::{Change, Cluster};
 use headwater_model::finding::{Finding, Severity};
 use headwater_model::origin::{Kind, NamespacedName};
-use headwater_service_nat::NodePortAddresses;
+
 use headwater_translate::{Options as TranslateOptions, Translator};
-use ipnet::IpNet;
 
 use crate::check::print;
 use crate::cluster::{ClusterArgs, namespaced_name};
-use crate::node::{SourceIp, cidr, node_port_addresses};
+use crate::node::ServiceArgs;
 
 /// For the API server to list everything.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -61,21 +60,8 @@ pub(crate) struct Args {
     /// Form of the answer
     #[arg(short, long, value_enum, value_name = "FORM", default_value_t = Output::Text)]
     output: Output,
-    /// As the nodes run with it
-    #[arg(long, value_delimiter = ',', value_name = "CIDRS", value_parser = cidr)]
-    cluster_cidr: Vec<IpNet>,
-    /// As the nodes run with it
-    #[arg(long, value_delimiter = ',', value_name = "CIDRS", value_parser = cidr)]
-    service_cidr: Vec<IpNet>,
-    /// As the nodes run with it
-    #[arg(long, default_value = "primary", value_name = "CIDRS", value_parser = node_port_addresses)]
-    node_port_addresses: NodePortAddresses,
-    /// As the nodes run with it
-    #[arg(long, value_enum, default_value_t = SourceIp::Preserve, value_name = "WAY")]
-    source_ip: SourceIp,
-    /// As the nodes run with it
-    #[arg(long)]
-    masquerade_all: bool,
+    #[command(flatten, next_help_heading = "As the nodes run")]
+    services: ServiceArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -111,11 +97,11 @@ impl Args {
     fn options(&self, translate: TranslateOptions) -> Options {
         Options {
             services: headwater_service_nat::Options {
-                node_port_addresses: self.node_port_addresses.clone(),
-                cluster_cidrs: self.cluster_cidr.clone(),
-                service_cidrs: self.service_cidr.clone(),
-                masquerade_all: self.masquerade_all,
-                keep: self.source_ip.into(),
+                node_port_addresses: self.services.node_port_addresses.clone(),
+                cluster_cidrs: self.services.cluster_cidr.clone(),
+                service_cidrs: self.services.service_cidr.clone(),
+                masquerade_all: self.services.masquerade_all,
+                keep: self.services.source_ip.into(),
                 ..headwater_service_nat::Options::default()
             },
             translate,

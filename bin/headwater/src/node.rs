@@ -41,21 +41,8 @@ pub(crate) struct Args {
     /// Name of this node's Node [default: $NODE_NAME, else the host's name]
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
-    /// Addresses of pods, separated by commas: who comes from elsewhere to a cluster IP is masqueraded [default: nobody is]
-    #[arg(long, value_delimiter = ',', value_name = "CIDRS", value_parser = cidr)]
-    cluster_cidr: Vec<IpNet>,
-    /// Addresses that Services are given, separated by commas: those that no Service has are dropped [default: none are]
-    #[arg(long, value_delimiter = ',', value_name = "CIDRS", value_parser = cidr)]
-    service_cidr: Vec<IpNet>,
-    /// Addresses of this node at which NodePorts are reached: `primary` (the first InternalIP of each family), or networks, separated by commas
-    #[arg(long, default_value = "primary", value_name = "CIDRS", value_parser = node_port_addresses)]
-    node_port_addresses: NodePortAddresses,
-    /// What endpoints see of clients that come to another node under externalTrafficPolicy Cluster, where a Service has no annotation headwater.dev/source-ip
-    #[arg(long, value_enum, default_value_t = SourceIp::Preserve, value_name = "WAY")]
-    source_ip: SourceIp,
-    /// Masquerade everything that goes to a cluster IP
-    #[arg(long)]
-    masquerade_all: bool,
+    #[command(flatten)]
+    services: ServiceArgs,
     /// Where load balancers ask for the node's health: `/healthz`, `/livez`
     #[arg(long, default_value = HEALTHZ, value_name = "ADDRESS")]
     healthz_address: SocketAddr,
@@ -71,6 +58,26 @@ pub(crate) struct Args {
     /// Remove everything that this command ever puts into the kernel, and the annotation of the Node, and end
     #[arg(long)]
     cleanup: bool,
+}
+
+/// What nodes do with Services; `explain` is told the same.
+#[derive(clap::Args)]
+pub(crate) struct ServiceArgs {
+    /// Addresses of pods, separated by commas: who comes from elsewhere to a cluster IP is masqueraded [default: nobody is]
+    #[arg(long, value_delimiter = ',', value_name = "CIDRS", value_parser = cidr)]
+    pub(crate) cluster_cidr: Vec<IpNet>,
+    /// Addresses that Services are given, separated by commas: those that no Service has are dropped [default: none are]
+    #[arg(long, value_delimiter = ',', value_name = "CIDRS", value_parser = cidr)]
+    pub(crate) service_cidr: Vec<IpNet>,
+    /// Addresses of this node at which NodePorts are reached: `primary` (the first InternalIP of each family), or networks, separated by commas
+    #[arg(long, default_value = "primary", value_name = "CIDRS", value_parser = node_port_addresses)]
+    pub(crate) node_port_addresses: NodePortAddresses,
+    /// What endpoints see of clients that come to another node under externalTrafficPolicy Cluster, where a Service has no annotation headwater.dev/source-ip
+    #[arg(long, value_enum, default_value_t = SourceIp::Preserve, value_name = "WAY")]
+    pub(crate) source_ip: SourceIp,
+    /// Masquerade everything that goes to a cluster IP
+    #[arg(long)]
+    pub(crate) masquerade_all: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -93,12 +100,12 @@ impl From<SourceIp> for KeepClient {
     }
 }
 
-pub(crate) fn cidr(text: &str) -> Result<IpNet, String> {
+fn cidr(text: &str) -> Result<IpNet, String> {
     let net: IpNet = text.parse().map_err(|_| "it takes the form ADDRESS/BITS".to_owned())?;
     Ok(net.trunc())
 }
 
-pub(crate) fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
+fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
     if text == "primary" {
         return Ok(NodePortAddresses::Primary);
     }
@@ -110,11 +117,11 @@ impl Args {
     fn settings(&self, node: Arc<str>) -> Settings {
         Settings {
             node,
-            node_port_addresses: self.node_port_addresses.clone(),
-            cluster_cidrs: self.cluster_cidr.clone(),
-            service_cidrs: self.service_cidr.clone(),
-            masquerade_all: self.masquerade_all,
-            keep: self.source_ip.into(),
+            node_port_addresses: self.services.node_port_addresses.clone(),
+            cluster_cidrs: self.services.cluster_cidr.clone(),
+            service_cidrs: self.services.service_cidr.clone(),
+            masquerade_all: self.services.masquerade_all,
+            keep: self.services.source_ip.into(),
             tunnel_port: self.tunnel_port,
             tunnel_mtu: self.tunnel_mtu,
             healthz: Some(self.healthz_address),

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use headwater_model::nat::Transport;
 use headwater_model::origin::NamespacedName;
 
+use crate::intent::Intent;
+
 /// What only one Service port can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Claim {
@@ -36,14 +38,24 @@ impl Claims {
         self.0.get(&claim)?.first()
     }
 
+    /// Replaces what one Service asks for, `None` for nothing, and with it what it wants to own. Calls `affected` as
+    /// [`Self::replace`] does.
+    pub(crate) fn replace_intent(
+        &mut self,
+        id: &NamespacedName,
+        new: Option<Intent>,
+        intents: &mut BTreeMap<NamespacedName, Intent>,
+        affected: impl FnMut(&NamespacedName),
+    ) {
+        let wants = |intent: Option<&Intent>| intent.map(Intent::claims).unwrap_or_default();
+        let old = wants(intents.remove(id).as_ref());
+        self.replace(&old, &wants(new.as_ref()), affected);
+        intents.extend(new.map(|new| (id.clone(), new)));
+    }
+
     /// Replaces what one Service wants. Calls `affected` for every other Service that wants something whose owner
     /// changed.
-    pub(crate) fn replace(
-        &mut self,
-        old: &[(Claim, Holder)],
-        new: &[(Claim, Holder)],
-        mut affected: impl FnMut(&NamespacedName),
-    ) {
+    fn replace(&mut self, old: &[(Claim, Holder)], new: &[(Claim, Holder)], mut affected: impl FnMut(&NamespacedName)) {
         if old == new {
             return;
         }

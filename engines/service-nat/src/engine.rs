@@ -165,14 +165,9 @@ impl ServiceNat {
     /// Reads a Service, and marks those that win or lose something by its change.
     fn read_intent(&mut self, cluster: &Cluster, id: &NamespacedName, build: &mut BTreeSet<NamespacedName>) {
         let intent = cluster.services.get(id).and_then(|service| intent::read(service, &self.options));
-        let old = self.intents.remove(id).map(|old| old.claims()).unwrap_or_default();
-        let new = intent.as_ref().map(Intent::claims).unwrap_or_default();
-        self.claims.replace(&old, &new, |other| {
+        self.claims.replace_intent(id, intent, &mut self.intents, |other| {
             build.insert(other.clone());
         });
-        if let Some(intent) = intent {
-            self.intents.insert(id.clone(), intent);
-        }
     }
 
     /// `None`: the Service is not proxied.

@@ -5,12 +5,13 @@
 //! wrong with one Service yields findings and leaves the others alone. [`ServiceNat::apply`] costs what changed.
 //!
 //! ```text
-//!  Service        -> intent (addresses, ports, policies)  -> claims (who owns an address or NodePort) -> rules
+//!  Service        -> intent (addresses, ports, policies)  -> claims (who owns an address or NodePort) -> rules, conflicts
 //!  EndpointSlices -> members -> endpoints of each port with slots, Cluster and Local set             -> rules
 //! ```
 
 mod address;
 mod claims;
+mod conflict;
 mod conntrack;
 mod decide;
 mod endpoints;
@@ -23,6 +24,7 @@ mod options;
 mod rules;
 mod slots;
 
+pub use conflict::Conflicts;
 pub use conntrack::ServingEndpoints;
 pub use decide::{Decision, Dropped, Packet, Place, Refused, decide};
 pub use engine::{ServiceNat, Update};

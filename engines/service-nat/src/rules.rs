@@ -11,7 +11,8 @@ use headwater_model::nat::{
     PortRules, ServiceRules, Set, Slot, Transport, Verdict,
 };
 
-use crate::claims::{Claim, Claims, Holder};
+use crate::claims::Claims;
+use crate::conflict::{lost_health_check, owner, report_lost};
 use crate::endpoints::{Candidate, Members, choose, limit};
 use crate::intent::{Intent, PortIntent, Wanted};
 use crate::node_table::node_table;
@@ -53,7 +54,7 @@ impl Build<'_> {
         let mut tables = Tables::of(old_ports);
         let mut ports = Vec::with_capacity(self.intent.ports.len() * self.intent.cluster_ips.len());
         for port in &self.intent.ports {
-            self.report_lost(port, findings);
+            report_lost(self.intent, port, self.claims, findings);
             for ip in &self.intent.cluster_ips {
                 let key = PortKey { port: port.port, protocol: port.protocol, family: Family::of(*ip) };
                 let old = old_by_key.get(&key).copied();
@@ -64,16 +65,12 @@ impl Build<'_> {
                 });
             }
         }
-        let health = self.intent.health.and_then(|port| {
-            let own = self.intent.holder(u32::MAX, true);
-            let winner = self.claims.winner(Claim::Node(port, Transport::Tcp));
-            if let Some(winner) = winner.filter(|winner| **winner != own) {
-                findings.push(self.lost("spec.healthCheckNodePort", &format!("node port {port}/TCP"), winner));
-                return None;
-            }
+        let lost = lost_health_check(self.intent, self.claims);
+        let health = self.intent.health.filter(|_| lost.is_none()).map(|port| {
             let (v4, v6) = (self.members.local_ready(Family::V4), self.members.local_ready(Family::V6));
-            Some(HealthCheck { port, local_v4: v4, local_v6: v6 })
+            HealthCheck { port, local_v4: v4, local_v6: v6 }
         });
+        findings.extend(lost);
         let unchanged =
             old_ports.len() == ports.len() && old_ports.iter().zip(&ports).all(|(old, new)| Arc::ptr_eq(old, new));
         let rules = ServiceRules {
@@ -92,45 +89,6 @@ impl Build<'_> {
             Some(old) if unchanged && **old == rules => old.clone(),
             _ => Arc::new(rules),
         }
-    }
-
-    fn owner(&self, port: &PortIntent, wanted: &Wanted) -> Option<&Holder> {
-        let own = self.intent.holder(port.index, !matches!(wanted.address, FrontendAddress::ClusterIp(_)));
-        self.claims.winner(wanted.claim(port.protocol)).filter(|winner| **winner != own)
-    }
-
-    fn report_lost(&self, port: &PortIntent, findings: &mut Vec<Finding>) {
-        let mut told_of_node_port = false;
-        for wanted in &port.frontends {
-            let Some(winner) = self.owner(port, wanted) else { continue };
-            let protocol = port.protocol.as_str();
-            let (field, what) = match wanted.address {
-                FrontendAddress::ClusterIp(address) => ("spec.clusterIPs".to_owned(), format!("{address}/{protocol}")),
-                FrontendAddress::LoadBalancer(address) => {
-                    ("status.loadBalancer.ingress".to_owned(), format!("{address}/{protocol}"))
-                }
-                FrontendAddress::ExternalIp(address) => {
-                    ("spec.externalIPs".to_owned(), format!("{address}/{protocol}"))
-                }
-                // One claim for both families.
-                FrontendAddress::NodePort(_) if std::mem::replace(&mut told_of_node_port, true) => continue,
-                FrontendAddress::NodePort(number) => {
-                    (format!("spec.ports[{}].nodePort", port.index), format!("node port {number}/{protocol}"))
-                }
-            };
-            findings.push(self.lost(&field, &what, winner));
-        }
-    }
-
-    fn lost(&self, field: &str, what: &str, winner: &Holder) -> Finding {
-        let by = match winner {
-            winner if winner.id == self.intent.origin.key.id => "an earlier port of the same Service".to_owned(),
-            Holder { written: false, id, .. } => format!("Service {id}, whose cluster IP it is"),
-            Holder { id, .. } => format!("Service {id}, which is older"),
-        };
-        let message = format!("{what} belongs to {by}; it is not served for this one");
-        let finding = Finding::warning("Conflict", self.intent.origin.key.clone(), message);
-        finding.at(field).mend("give one of the two another")
     }
 
     fn port_rules(
@@ -155,7 +113,7 @@ impl Build<'_> {
         let frontends: Arc<[Frontend]> = port
             .frontends
             .iter()
-            .filter(|wanted| wanted.family == key.family && self.owner(port, wanted).is_none())
+            .filter(|wanted| wanted.family == key.family && owner(self.intent, port, wanted, self.claims).is_none())
             .map(|wanted| policies.frontend(wanted))
             .collect();
         let keeps = |verdict| matches!(verdict, Verdict::Forward { masquerade: Masquerade::UnlessKept, .. });

@@ -11,9 +11,11 @@ use std::sync::atomic::Ordering;
 
 use headwater_kube_io::{ApiServer, ApiServerSource, Batch, Selection};
 use headwater_model::cluster::{Change, Cluster};
+use headwater_model::finding::Finding;
 use headwater_model::observed::{Observed, PublishedAddress};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 use headwater_process::metrics::Registry;
+use headwater_service_nat::Conflicts;
 use headwater_translate::{Options, Served, Translator};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -63,12 +65,14 @@ impl Oracle {
 }
 
 impl Controller {
-    /// Follows an API server. `selection` must observe; the translator says nothing of Secrets that it cannot read.
+    /// Follows an API server. `selection` must observe; the translator says nothing of Secrets that it cannot read. With
+    /// `services` it tells of Services that want what another one has; `selection` must keep their status then.
     pub fn follow(
         server: &ApiServer,
         selection: Selection,
         options: Options,
         publish: Publish,
+        services: bool,
         writer: StatusWriter,
         registry: &Registry,
     ) -> Self {
@@ -84,6 +88,8 @@ impl Controller {
             cluster: Cluster::default(),
             observed: BTreeMap::new(),
             translator: Translator::new(options),
+            conflicts: services.then(Conflicts::default),
+            found: Found::default(),
             wanted: Arc::default(),
             publish,
             published: None,
@@ -137,12 +143,36 @@ struct State {
     cluster: Cluster,
     observed: BTreeMap<ObjectKey, Observed>,
     translator: Translator,
+    /// Of Services, where nodes proxy them.
+    conflicts: Option<Conflicts>,
+    found: Found,
     wanted: Arc<BTreeSet<ObjectKey>>,
     publish: Publish,
     published: Option<Vec<PublishedAddress>>,
     writer: StatusWriter,
     report: Report,
     first: watch::Sender<bool>,
+}
+
+/// What the engines find, together. The same pointer as before while theirs are.
+#[derive(Default)]
+struct Found {
+    of_routes: Arc<[Finding]>,
+    of_services: Arc<[Finding]>,
+    all: Arc<[Finding]>,
+}
+
+impl Found {
+    fn gather(&mut self, of_routes: Arc<[Finding]>, of_services: Arc<[Finding]>) -> Arc<[Finding]> {
+        if !(Arc::ptr_eq(&of_routes, &self.of_routes) && Arc::ptr_eq(&of_services, &self.of_services)) {
+            self.all = match of_services.is_empty() {
+                true => of_routes.clone(),
+                false => of_routes.iter().chain(&*of_services).cloned().collect(),
+            };
+            (self.of_routes, self.of_services) = (of_routes, of_services);
+        }
+        self.all.clone()
+    }
 }
 
 impl State {
@@ -194,7 +224,9 @@ impl State {
                 _ => {}
             }
         }
-        if let Some(findings) = self.report.update(translation.findings, batch.findings, None) {
+        let conflicts = self.conflicts.as_mut().map(|conflicts| conflicts.apply(&self.cluster, &keys));
+        let found = self.found.gather(translation.findings, conflicts.unwrap_or_default());
+        if let Some(findings) = self.report.update(found, batch.findings, None) {
             self.writer.tell(StatusEvent::Findings(findings)).await;
         }
         if self.source.pending() == 0 && !*self.first.borrow() {

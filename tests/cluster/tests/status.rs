@@ -8,15 +8,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use headwater_control::status::{ServedAs, StatusEvent, StatusWriter, clear_all, parse_address};
+use headwater_control::{Controller, Publish};
 use headwater_kube_io::{
     Access, ApiError, ApiServer, EventNote, EventWritten, FleetChange, Heartbeat, HeartbeatSettings, Leadership,
-    LeaseName, Timing,
+    LeaseName, Reader, Selection, Timing,
 };
 use headwater_model::observed::Observed;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 use headwater_model::report::GatewayReport;
+use headwater_process::metrics::Registry;
 use headwater_testkit::cluster::{AuditedRequest, Cluster};
 use headwater_testkit::wait::{DEADLINE, eventually};
+use headwater_translate::Options;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -374,5 +377,52 @@ async fn of_two_controllers_one_writes_and_the_other_follows_when_it_is_killed()
     second.0.release().await;
     let writes = status_writes(cluster, &namespace)?;
     assert_eq!(writes[COUNT..].iter().map(|it| (&*it.user, &*it.name)).collect::<Vec<_>>(), [("two", "web-0")]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_service_that_wants_what_an_older_one_has_gets_an_event_and_only_it() -> Result<()> {
+    let cluster = cluster().await?;
+    let namespace = cluster.namespace("conflicts").await?;
+    let path = format!("/api/v1/namespaces/{namespace}/services");
+    let service = |name: &str, address: &str| {
+        json!({
+            "metadata": { "name": name },
+            "spec": { "externalIPs": [address], "ports": [{ "port": 80 }] }
+        })
+    };
+    cluster.create(&path, &service("older", "203.0.113.9")).await?;
+    // Ages are whole seconds, and names decide between equals.
+    cluster.create(&path, &service("younger", "203.0.113.9")).await?;
+    cluster.create(&path, &service("stranger", "203.0.113.10")).await?;
+    let server = server_as(cluster, "conflicts").await?;
+    let leadership = candidate(&server, &namespace, "one");
+    let writer = StatusWriter::start(server.clone(), &leadership, "one", None);
+    let selection = Selection {
+        kinds: vec![Kind::Service],
+        namespaces: vec![namespace.clone()],
+        observe: true,
+        reader: Reader::Controller,
+        ..Selection::default()
+    };
+    let (options, publish) = (Options::default(), Publish::Addresses(Vec::new()));
+    let controller = Controller::follow(&server, selection, options, publish, true, writer, &Registry::new());
+    leads(&leadership).await?;
+    let events = || async {
+        let events = cluster.get(&format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events")).await?;
+        let events = events["items"].as_array().cloned().unwrap_or_default();
+        let of_services = events.into_iter().filter(|event| event["regarding"]["kind"] == "Service");
+        let told = of_services.map(|event| (event["regarding"]["name"].clone(), event["note"].clone()));
+        let told: Vec<(Value, Value)> = told.collect();
+        Ok((!told.is_empty()).then_some(told))
+    };
+    let told = eventually(DEADLINE, events).await?;
+    let note = format!(
+        "spec.externalIPs: 203.0.113.9:80/TCP belongs to Service {namespace}/older, which is older; it is not served for \
+         this one (mend: give one of the two another)"
+    );
+    assert_eq!(told, [(json!("younger"), json!(note))]);
+    controller.stop().await;
+    leadership.release().await;
     Ok(())
 }

@@ -7,13 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 use headwater_testkit::cluster::{Cluster, headwater};
 use headwater_testkit::lab::Process;
-use headwater_testkit::services::Node;
-use serde_json::{Value, json};
-
-/// All pods' addresses.
-pub const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:10:244::/56";
-/// All cluster IPs.
-pub const SERVICE_CIDR: &str = "10.96.0.0/16,fd00:10:96::/112";
+use headwater_testkit::services::{CLUSTER_CIDR, Node, SERVICE_CIDR, kube_proxy_configuration};
 
 /// A service proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,7 +45,8 @@ impl Implementation {
         match self {
             Self::Nftables | Self::Iptables => {
                 let file = dir.join(format!("{}-{}.json", self.word(), node.name()));
-                fs::write(&file, kube_proxy(self.word(), cluster.kubeconfig(), node.name()).to_string())?;
+                let configuration = kube_proxy_configuration(self.word(), cluster.kubeconfig(), node.name(), "1ms");
+                fs::write(&file, configuration.to_string())?;
                 command.arg("--config").arg(file).arg("--v=2");
             }
             Self::Headwater => {
@@ -62,23 +57,4 @@ impl Implementation {
         }
         node.host().spawn_process(&command)
     }
-}
-
-/// Its defaults, but: no pause between two changes, and no sysctl outside of the node's network namespace.
-fn kube_proxy(mode: &str, kubeconfig: &Path, node: &str) -> Value {
-    let pace = json!({ "minSyncPeriod": "0s", "syncPeriod": "30s" });
-    json!({
-        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-        "kind": "KubeProxyConfiguration",
-        "clientConnection": { "kubeconfig": kubeconfig },
-        "hostnameOverride": node,
-        "mode": mode,
-        "detectLocalMode": "ClusterCIDR",
-        "clusterCIDR": CLUSTER_CIDR,
-        "conntrack": {
-            "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s",
-        },
-        "iptables": pace,
-        "nftables": pace,
-    })
 }

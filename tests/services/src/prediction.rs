@@ -11,10 +11,8 @@ use headwater_explain::{
 use headwater_kube_io::read_str;
 use headwater_model::cluster::Change;
 use headwater_testkit::cluster::Cluster;
-use headwater_testkit::services::{Family, Hop, Outcome, Seen, Topology, Transport};
+use headwater_testkit::services::{CLUSTER_CIDR, Family, Hop, Outcome, SERVICE_CIDR, Seen, Topology, Transport};
 use serde_json::{Value, json};
-
-use crate::implementation::{CLUSTER_CIDR, SERVICE_CIDR};
 
 /// What explanations are made of.
 const LISTS: [(&str, &str, &str); 3] = [

@@ -9,20 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use headwater_testkit::cluster::Cluster;
 use headwater_testkit::lab::{Host, Lab as Hosts, Process};
-use headwater_testkit::services::{Family, Node, Pod, Topology};
+use headwater_testkit::services::{CLUSTER_CIDR, Family, Node, Pod, SERVICE_CIDR, Topology, kube_proxy_configuration};
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::super::Lab;
 use super::objects::{ENDPOINT_BITS, NODES, endpoint};
 use super::traffic::{self, Servers};
 use crate::process::{cpu_of, pss_of};
-
-/// All pods' addresses.
-const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:10:244::/56";
-
-/// All cluster IPs.
-const SERVICE_CIDR: &str = "10.96.0.0/16,fd00:10:96::/112";
 
 /// Until a question at an address that is not programmed yet is given up. The kernel alone makes a connection, and
 /// needs some ten microseconds.
@@ -165,7 +158,7 @@ impl<'hosts> Stand<'hosts> {
                 let mode = if peer == Agent::Nftables { "nftables" } else { "iptables" };
                 let file = folder.join(format!("{mode}-{}.json", lab.next_number()));
                 let pace = &lab.args.sizes.min_sync_period;
-                fs::write(&file, kube_proxy(mode, cluster.kubeconfig(), node.name(), pace).to_string())?;
+                fs::write(&file, kube_proxy_configuration(mode, cluster.kubeconfig(), node.name(), pace).to_string())?;
                 let mut command = Command::new(cluster.program("kube-proxy")?);
                 command.arg("--config").arg(file);
                 command
@@ -175,26 +168,6 @@ impl<'hosts> Stand<'hosts> {
         let started = Instant::now();
         Ok(Running { process: node.host().spawn_process(&command)?, agent, started })
     }
-}
-
-/// Its defaults, but: no pause between two changes, and no sysctl outside of the node's network namespace. A
-/// `minSyncPeriod` of 0 would mean its default of a second.
-fn kube_proxy(mode: &str, kubeconfig: &Path, node: &str, pace: &str) -> Value {
-    let pace = json!({ "minSyncPeriod": pace, "syncPeriod": "30s" });
-    json!({
-        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-        "kind": "KubeProxyConfiguration",
-        "clientConnection": { "kubeconfig": kubeconfig },
-        "hostnameOverride": node,
-        "mode": mode,
-        "detectLocalMode": "ClusterCIDR",
-        "clusterCIDR": CLUSTER_CIDR,
-        "conntrack": {
-            "maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s",
-        },
-        "iptables": pace,
-        "nftables": pace,
-    })
 }
 
 /// Waits until all of these addresses answer. Returns how long it took from the start of the agent; `None`: longer than

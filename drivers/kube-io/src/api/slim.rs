@@ -15,6 +15,8 @@ pub enum Reader {
     /// Gateways and their controller: not what load balancers say of a Service, which changes often, nor hints.
     #[default]
     Gateway,
+    /// The controller where nodes proxy Services: not hints.
+    Controller,
     /// The service proxy of a node: both. Headless Services' slices, and what is left to another proxy, are not read.
     Node,
     /// Whoever looks once, at everything: nothing of this is dropped.
@@ -81,7 +83,7 @@ pub(crate) fn metadata(metadata: &mut Metadata, reader: Reader, names: &mut Name
 pub(crate) fn service(service: &mut Service, reader: Reader) {
     match reader {
         Reader::Gateway => service.status = ServiceStatus::default(),
-        Reader::Node | Reader::Everything => service.status.load_balancer.ingress.shrink_to_fit(),
+        _ => service.status.load_balancer.ingress.shrink_to_fit(),
     }
 }
 

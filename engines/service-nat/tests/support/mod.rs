@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use headwater_model::cluster::{Change, Cluster, Object};
 use headwater_model::nat::{FrontendAddress, Masquerade, PortRules, ServiceRules, Slot, Transport};
-use headwater_model::origin::NamespacedName;
+use headwater_model::origin::{NamespacedName, ObjectKey};
 use headwater_service_nat::{
-    Decision, Dropped, NodeFacts, Options, Packet, Place, Refused, ServiceNat, Update, decide,
+    Conflicts, Decision, Dropped, NodeFacts, Options, Packet, Place, Refused, ServiceNat, Update, decide,
 };
 use serde_json::{Value, json};
 
@@ -109,6 +109,7 @@ pub struct World {
     pub cluster: Cluster,
     pub nat: ServiceNat,
     pub last: Update,
+    conflicts: Conflicts,
 }
 
 impl World {
@@ -119,7 +120,9 @@ impl World {
         }
         let mut nat = ServiceNat::new(options);
         let last = nat.apply(&cluster, &[]);
-        Self { cluster, nat, last }
+        let mut world = Self { cluster, nat, last, conflicts: Conflicts::default() };
+        world.look_for_conflicts(&[]);
+        world
     }
 
     pub fn set(&mut self, value: Value) -> &Update {
@@ -132,8 +135,17 @@ impl World {
 
     pub fn change(&mut self, change: Change) -> &Update {
         self.cluster.apply(&change);
-        self.last = self.nat.apply(&self.cluster, &[change.key()]);
+        let changes = [change.key()];
+        self.last = self.nat.apply(&self.cluster, &changes);
+        self.look_for_conflicts(&changes);
         &self.last
+    }
+
+    /// They are those that the node finds.
+    fn look_for_conflicts(&mut self, changes: &[ObjectKey]) {
+        let known = self.last.findings.iter().filter(|finding| finding.reason == "Conflict");
+        let found = self.conflicts.apply(&self.cluster, changes);
+        assert!(known.eq(found.iter()), "{found:#?}");
     }
 
     pub fn service(&self, name: &str) -> Option<&Arc<ServiceRules>> {

@@ -117,32 +117,64 @@ pub(super) fn an_ingress_behind_a_local_service_tells_the_client(stand: &Story) 
     Ok(())
 }
 
-pub(super) fn an_ingress_behind_a_terminating_load_balancer_tells_the_client(stand: &Story) -> Result<()> {
-    let settings = "{trustedProxies: [192.0.2.0/24, 10.244.0.0/16], proxyProtocol: Required}";
-    let edge = edge(stand, stand.service("terminated"), settings)?;
-    let (topology, balancer) = (&stand.topology, stand.topology.balancer());
-    // By a node without the endpoint, so that kube-proxy masquerades: the client is in the header alone.
-    let node_port = edge.service.address(topology, Frontend::NodePort, 2, Family::V4);
-    let client = topology.client_address(Family::V4);
-    let at = SocketAddr::new(topology.balancer_address(Family::V4), edge.service.node_port());
-    let listener = balancer.run(|| TcpListener::bind(at))?;
-    thread::scope(|scope| {
-        let terminated = scope.spawn(|| terminate(&listener, at, || balancer.run(|| TcpStream::connect(node_port))));
-        let told = whoami(topology.client(), client, at)?.header("x-forwarded-for");
-        terminated.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        ensure!(told.as_deref() == Some(&client.to_string()), "{client} by {at}: {told:?}");
-        Ok(())
-    })
+/// How a load balancer that terminates connections tells of the client.
+#[derive(Clone, Copy)]
+enum Tells {
+    ProxyHeader,
+    /// By its entry at the end of `X-Forwarded-For`, behind what the client wrote there.
+    ForwardedFor,
 }
 
-/// Passes one request and its answer on by a connection of its own that begins with a PROXY header.
-fn terminate(listener: &TcpListener, at: SocketAddr, connect: impl Fn() -> std::io::Result<TcpStream>) -> Result<()> {
+pub(super) fn an_ingress_behind_a_terminating_load_balancer_tells_the_client(stand: &Story) -> Result<()> {
+    let (topology, balancer) = (&stand.topology, stand.topology.balancer());
+    let trusted = "trustedProxies: [192.0.2.0/24, 10.244.0.0/16]";
+    for (name, settings, tells) in [
+        ("terminated", format!("{{{trusted}, proxyProtocol: Required}}"), Tells::ProxyHeader),
+        ("forwarded", format!("{{{trusted}, forwardedHeader: X-Forwarded-For}}"), Tells::ForwardedFor),
+    ] {
+        let edge = edge(stand, stand.service(name), &settings)?;
+        // By a node without the endpoint, so that kube-proxy masquerades: the client is in what the balancer says alone.
+        let node_port = edge.service.address(topology, Frontend::NodePort, 2, Family::V4);
+        let client = topology.client_address(Family::V4);
+        let at = SocketAddr::new(topology.balancer_address(Family::V4), edge.service.node_port());
+        let listener = balancer.run(|| TcpListener::bind(at))?;
+        thread::scope(|scope| {
+            let connect = || balancer.run(|| TcpStream::connect(node_port));
+            let terminated = scope.spawn(|| terminate(&listener, at, tells, connect));
+            let told = whoami(topology.client(), client, at)?.header("x-forwarded-for");
+            terminated.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            // Proxies that are believed follow; what the client wrote is gone.
+            let first = told.as_deref().and_then(|told| told.split(", ").next());
+            ensure!(first == Some(&client.to_string()), "{client} by {at}, {name}: {told:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Passes one request and its answer on by a connection of its own.
+fn terminate(
+    listener: &TcpListener,
+    at: SocketAddr,
+    tells: Tells,
+    connect: impl Fn() -> std::io::Result<TcpStream>,
+) -> Result<()> {
     let (mut inside, source) = listener.accept()?;
     let (mut request, mut answer) = ([0; 4096], Vec::new());
     let length = inside.read(&mut request)?;
     let mut outside = connect()?;
-    outside.write_all(&proxy::V2::tcp(source, at).build())?;
-    outside.write_all(&request[..length])?;
+    let head = std::str::from_utf8(&request[..length])?;
+    match tells {
+        Tells::ProxyHeader => {
+            outside.write_all(&proxy::V2::tcp(source, at).build())?;
+            outside.write_all(head.as_bytes())?;
+        }
+        Tells::ForwardedFor => {
+            let (line, rest) = head.split_once("\r\n").context("a request line")?;
+            let forged = "203.0.113.66";
+            write!(outside, "{line}\r\nX-Forwarded-For: {forged}, {}\r\n{rest}", source.ip())?;
+        }
+    }
     outside.read_to_end(&mut answer)?;
     Ok(inside.write_all(&answer)?)
 }

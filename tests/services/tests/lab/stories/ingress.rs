@@ -138,8 +138,8 @@ pub(super) fn an_ingress_behind_a_terminating_load_balancer_tells_the_client(sta
         let client = topology.client_address(Family::V4);
         let at = SocketAddr::new(topology.balancer_address(Family::V4), edge.service.node_port());
         let listener = balancer.run(|| TcpListener::bind(at))?;
+        let connect = || balancer.run(|| TcpStream::connect(node_port));
         thread::scope(|scope| {
-            let connect = || balancer.run(|| TcpStream::connect(node_port));
             let terminated = scope.spawn(|| terminate(&listener, at, tells, connect));
             let told = whoami(topology.client(), client, at)?.header("x-forwarded-for");
             terminated.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;

@@ -2,6 +2,7 @@
 //!
 //! No I/O, no async, no clock. Everything a plane reads is immutable and shared behind [`std::sync::Arc`].
 
+pub mod alb;
 pub mod client;
 pub mod cluster;
 pub mod finding;

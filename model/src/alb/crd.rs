@@ -1,0 +1,317 @@
+//! The CustomResourceDefinitions of ALB2, Frontend, Rule and TimeoutPolicy, made from the types that read them.
+//!
+//! Objects of the ALB exist before Headwater comes to a cluster, so that these must take whatever the ALB's own take:
+//! the same names and versions, `v2beta1` stored, no conversion, no tighter bound, and no field that is dropped. What
+//! the ALB's would take and our types do not read is left to findings.
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::{Map, Value, json};
+
+use super::alb2::{Alb2Spec, Alb2Status, Alb2V1Spec, GatewayMode, NetworkMode, ProxyType, SslStrategy};
+use super::config::{BackendProtocol, Fraction, SamplerName};
+use super::frontend::{FrontendSpec, FrontendStatus};
+use super::rule::RuleSpec;
+use super::text::{BoolText, ConfigMapKey, JsonText, NginxTime, Quantity};
+use super::timeout_policy::TimeoutPolicySpec;
+use super::{GATEWAY_GROUP, GROUP};
+
+mod upstream;
+
+macro_rules! text_schema {
+    ($($type:ident $(<$of:ident>)?: $schema:expr;)*) => {$(
+        impl $(<$of>)? JsonSchema for $type $(<$of>)? {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                $schema
+            }
+        }
+    )*};
+}
+
+text_schema! {
+    // Text for the ALB, and a boolean for whoever forgets the quotes: a structural schema cannot say "either".
+    BoolText: json_schema!({"x-kubernetes-preserve-unknown-fields": true});
+    Quantity: json_schema!({"x-kubernetes-int-or-string": true});
+    ProxyType: json_schema!({"type": "string", "enum": ["nginx"]});
+    JsonText<T>: json_schema!({"type": "string"});
+    BackendProtocol: json_schema!({"type": "string"});
+    ConfigMapKey: json_schema!({"type": "string"});
+    Fraction: json_schema!({"type": "string"});
+    GatewayMode: json_schema!({"type": "string"});
+    NetworkMode: json_schema!({"type": "string"});
+    NginxTime: json_schema!({"type": "string"});
+    SamplerName: json_schema!({"type": "string"});
+    SslStrategy: json_schema!({"type": "string"});
+}
+
+/// What the types do not say, by field; null takes away what they do.
+type Details = Vec<(&'static str, Value)>;
+
+/// A schema of serde's types -> one that is structural in the sense of apiextensions.k8s.io/v1.
+///
+/// Ranges of numbers are left out: the ALB's definitions have none but those in the details.
+fn structural(schema: &Value, path: &str, details: &mut Details) -> Value {
+    let mut from = schema.as_object().unwrap_or_else(|| panic!("{path}: {schema} is not an object")).clone();
+    if let Some(Value::Array(choices)) = from.remove("anyOf") {
+        let [some, none] = choices.as_slice() else { panic!("{path}: anyOf is more than Option") };
+        assert_eq!(none["type"], "null", "{path}");
+        // What stands at the field describes it better than what stands at its type.
+        for (key, value) in some.as_object().expect("schemas are objects") {
+            from.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    let mut into = Map::new();
+    for (key, value) in from {
+        let value = match (key.as_str(), value) {
+            ("$schema" | "title" | "default" | "format" | "minimum" | "maximum", _) => continue,
+            ("type", Value::Array(types)) => types.into_iter().find(|kind| kind != "null").expect("one is not null"),
+            ("enum", Value::Array(words)) => words.into_iter().filter(|word| !word.is_null()).collect(),
+            ("description", Value::String(text)) => text.replace('\n', " ").into(),
+            ("properties", Value::Object(fields)) => fields
+                .into_iter()
+                .map(|(name, field)| {
+                    let field = structural(&field, &format!("{path}.{name}"), details);
+                    (name, field)
+                })
+                .collect(),
+            ("items", items) => structural(&items, &format!("{path}[]"), details),
+            ("additionalProperties", values) => structural(&values, &format!("{path}{{}}"), details),
+            ("type" | "required" | "x-kubernetes-int-or-string" | "x-kubernetes-preserve-unknown-fields", value) => {
+                value
+            }
+            (other, value) => panic!("{path}: {other}: {value} has no place in a structural schema"),
+        };
+        into.insert(key, value);
+    }
+    while let Some(at) = details.iter().position(|(field, _)| *field == path) {
+        let (_, Value::Object(more)) = details.swap_remove(at) else { panic!("{path}: details are objects") };
+        for (key, value) in more {
+            if value.is_null() {
+                assert!(into.remove(&key).is_some(), "{path}: there is no {key} to take away");
+            } else {
+                into.insert(key, value);
+            }
+        }
+    }
+    Value::Object(into)
+}
+
+/// Schema of a type whose field is called `name`.
+fn schema_of<T: JsonSchema>(name: &str, mut details: Details) -> Value {
+    let mut generator =
+        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true).into_generator();
+    let schema = structural(&generator.root_schema_for::<T>().to_value(), name, &mut details);
+    assert!(details.is_empty(), "details of fields that do not exist: {details:#?}");
+    schema
+}
+
+fn root(description: &str, spec: Value, status: Option<Value>) -> Value {
+    let mut properties = json!({
+        "apiVersion": {"type": "string"},
+        "kind": {"type": "string"},
+        "metadata": {"type": "object"},
+        "spec": spec,
+    });
+    if let Some(status) = status {
+        properties["status"] = status;
+    }
+    json!({"openAPIV3Schema": {"type": "object", "description": description, "properties": properties}})
+}
+
+fn column(name: &str, kind: &str, path: &str, description: &str) -> Value {
+    json!({"name": name, "type": kind, "jsonPath": path, "description": description})
+}
+
+struct Names {
+    group: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    short: &'static str,
+}
+
+fn definition(names: &Names, versions: Value) -> Value {
+    let Names { group, kind, plural, singular, short } = names;
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{plural}.{group}"), "labels": {"app.kubernetes.io/name": "headwater"}},
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "conversion": {"strategy": "None"},
+            "names": {
+                "kind": kind, "listKind": format!("{kind}List"), "plural": plural, "singular": singular,
+                "shortNames": [short],
+            },
+            "versions": versions,
+        },
+    })
+}
+
+fn time() -> Value {
+    json!({"format": "date-time"})
+}
+
+/// The defaults that API servers fill in below `spec.config`.
+fn defaults() -> Details {
+    vec![
+        ("spec.config.auth.forward.method", json!({"default": "GET"})),
+        ("spec.config.auth.forward.always_set_cookie", json!({"default": false})),
+    ]
+}
+
+fn alb2() -> Value {
+    let mut spec_details = defaults();
+    spec_details.push(("spec.config", json!({"x-kubernetes-preserve-unknown-fields": true})));
+    let spec = schema_of::<Alb2Spec>("spec", spec_details);
+    let status = schema_of::<Alb2Status>(
+        "status",
+        vec![
+            ("status.state", json!({"default": "Pending"})),
+            ("status.probeTime", json!({"format": "int64"})),
+            ("status.probeTimeStr", time()),
+            ("status.detail.deploy.probeTimeStr", time()),
+            ("status.detail.alb.portstatus{}.probeTimeStr", time()),
+        ],
+    );
+    let mut status_v1 = schema_of::<Alb2Status>("status", vec![("status.probeTime", json!({"format": "int64"}))]);
+    status_v1["properties"]
+        .as_object_mut()
+        .expect("just made")
+        .retain(|name, _| ["probeTime", "reason", "state"].contains(&name.as_str()));
+    let columns = json!([
+        column("manually-address", "string", ".spec.address", "Where clients find it, as written."),
+        column("allocated-address", "string", ".status.detail.address.msg", "Where clients find it, as given."),
+        column("state", "string", ".status.state", "Running, Progressing, Pending or Warning."),
+        column("reason", "string", ".status.reason", "Why it is in this state."),
+        column("mode", "string", ".spec.config.networkMode", "The network of its pods: host or container."),
+    ]);
+    let version = |name: &str, storage: bool| {
+        json!({
+            "name": name, "served": true, "storage": storage, "subresources": {"status": {}},
+            "additionalPrinterColumns": columns,
+            "schema": root("A gateway, with the ports of its Ingresses and its pods.", spec.clone(), Some(status.clone())),
+        })
+    };
+    let v1 = json!({
+        "name": "v1", "served": true, "storage": false, "subresources": {"status": {}},
+        "deprecated": true, "deprecationWarning": "crd.alauda.io/v1 ALB2 is deprecated; use crd.alauda.io/v2beta1",
+        "schema": root("A gateway, as it was written once.", schema_of::<Alb2V1Spec>("spec", Vec::new()), Some(status_v1)),
+    });
+    let names = Names {
+        group: GROUP,
+        kind: "ALB2",
+        plural: "alaudaloadbalancer2",
+        singular: "alaudaloadbalancer2",
+        short: "alb2",
+    };
+    definition(&names, json!([v1, version("v2beta1", true), version("v2", false)]))
+}
+
+fn frontend() -> Value {
+    let mut details = defaults();
+    details.extend([
+        ("spec", json!({"required": null})),
+        ("spec.port", json!({"format": "int32", "minimum": 1, "maximum": 65_535})),
+        ("spec.serviceGroup.services[]", json!({"required": null})),
+    ]);
+    let status =
+        schema_of::<FrontendStatus>("status", vec![("status.instances{}.probeTime", json!({"format": "int64"}))]);
+    let names = Names { group: GROUP, kind: "Frontend", plural: "frontends", singular: "frontend", short: "ft" };
+    let description = "A port of an ALB, and what becomes of requests that no Rule takes.";
+    definition(
+        &names,
+        json!([{
+            "name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+            "additionalPrinterColumns": [column("protocol", "string", ".spec.protocol", "What the port speaks.")],
+            "schema": root(description, schema_of::<FrontendSpec>("spec", details), Some(status)),
+        }]),
+    )
+}
+
+fn rule() -> Value {
+    let mut details = defaults();
+    details.push(("spec.serviceGroup.services[]", json!({"required": null})));
+    let names = Names { group: GROUP, kind: "Rule", plural: "rules", singular: "rule", short: "rl" };
+    definition(
+        &names,
+        json!([{
+            "name": "v1", "served": true, "storage": true, "subresources": {},
+            "additionalPrinterColumns": [
+                column("priority", "integer", ".spec.priority", "Smaller ones are looked at first."),
+                column("matches", "string", ".spec.dsl", "Which requests, as text."),
+                column("source-type", "string", ".spec.source.type", "Kind of what it was made for."),
+                column("source-ns", "string", ".spec.source.namespace", "Namespace of what it was made for."),
+                column("source-name", "string", ".spec.source.name", "Name of what it was made for."),
+            ],
+            "schema": root(
+                "Which requests at a Frontend, and what becomes of them.",
+                schema_of::<RuleSpec>("spec", details),
+                None,
+            ),
+        }]),
+    )
+}
+
+fn timeout_policy() -> Value {
+    let name = || json!({"minLength": 1, "maxLength": 253});
+    let details = vec![
+        ("spec.targetRef.group", name()),
+        ("spec.targetRef.kind", name()),
+        ("spec.targetRef.name", name()),
+        ("spec.targetRef.namespace", name()),
+        ("spec.targetRef.sectionName", name()),
+    ];
+    let text = |most: u32| json!({"type": "string", "maxLength": most});
+    let condition = json!({
+        "type": "object",
+        "required": ["lastTransitionTime", "message", "reason", "status", "type"],
+        "properties": {
+            "type": text(316),
+            "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+            "reason": text(1024),
+            "message": text(32_768),
+            "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0},
+            "lastTransitionTime": {"type": "string", "format": "date-time"},
+        },
+    });
+    let status = json!({
+        "type": "object",
+        "properties": {"conditions": {
+            "type": "array", "maxItems": 8, "items": condition,
+            "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"],
+        }},
+    });
+    let names = Names {
+        group: GATEWAY_GROUP,
+        kind: "TimeoutPolicy",
+        plural: "timeoutpolicies",
+        singular: "timeoutpolicy",
+        short: "timeout",
+    };
+    definition(
+        &names,
+        json!([{
+            "name": "v1alpha1", "served": true, "storage": true, "subresources": {"status": {}},
+            "schema": root(
+                "Timeouts of a Gateway or of a route of the Gateway API.",
+                schema_of::<TimeoutPolicySpec>("spec", details),
+                Some(status),
+            ),
+        }]),
+    )
+}
+
+/// Every definition, in the order in which objects refer to each other.
+fn definitions() -> [Value; 4] {
+    [alb2(), frontend(), rule(), timeout_policy()]
+}

@@ -124,4 +124,109 @@ mod tests {
         assert_eq!(alb.spec.address, None);
         assert_eq!(alb.effective().replicas, 3);
     }
+
+    /// A value with every kind of field, of any of the types.
+    fn full() -> Value {
+        let shared = json!({
+            "otel": {
+                "enable": true,
+                "exporter": {
+                    "collector": {"address": "a", "request_timeout": 1},
+                    "batch_span_processor": {"max_queue_size": 1, "inactive_timeout": 1},
+                },
+                "sampler": {"name": "parent_base", "options": {"parent_name": "always_on", "fraction": "0.5"}},
+                "resource": {"a": "b"},
+            },
+            "modsecurity": {"enable": true, "cmRef": "a/b#c"},
+            "auth": {"forward": {"url": "u", "upstream_headers": ["h"]}, "basic": {"secret": "a/b"}},
+            "timeout": {"proxy_read_timeout_ms": 1},
+            "redirect": {"code": 301, "url": "/", "port": 1},
+            "keepalive": {"tcp": {"idle": "1m", "count": 1}, "http": {"timeout": "1s", "requests": 1}},
+        });
+        let mut config = json!({
+            "networkMode": "host", "replicas": 1, "enableALb": true, "enableIPV6": "true", "ingressHTTPPort": 80,
+            "defaultSSLCert": "a/b", "defaultSSLStrategy": "Both", "portProjects": "[{\"port\": \"1-2\"}]",
+            "bindNIC": "{\"nic\": [\"eth0\"]}", "projects": ["p"], "gateway": {"mode": "standalone", "name": "a/b"},
+            "resources": {"limits": {"cpu": 1, "memory": "1Gi"}, "alb": {"requests": {"cpu": "1m"}}},
+            "overwrite": {"image": [{"alb": "i"}]}, "vip": {"lbSvcAnnotations": {"a": "b"}},
+        });
+        config.as_object_mut().unwrap().extend(shared.as_object().unwrap().clone());
+        json!({
+            "metadata": {"name": "a", "namespace": "n", "labels": {"l": "v"}},
+            "spec": {
+                "address": "a,b", "type": "nginx", "config": config, "port": 80, "protocol": "https",
+                "certificate_name": "a_b", "backendProtocol": "grpc", "priority": 1, "redirectCode": 301,
+                "dslx": [{"type": "URL", "key": "", "values": [["EQ", "/"]]}],
+                "serviceGroup": {"session_affinity_policy": "rr", "services": [{"name": "s", "port": 1, "weight": 1}]},
+                "source": {"type": "ingress"},
+            },
+            "status": {"detail": {"address": {"ipv4": ["192.0.2.1"]}}, "instances": {"a/b": {"conflict": true}}},
+        })
+    }
+
+    /// Every place in a value, as a JSON pointer and as the path of a field.
+    fn places(value: &Value, pointer: &str, path: &str, found: &mut Vec<(String, String)>) {
+        found.push((pointer.to_owned(), path.to_owned()));
+        for (name, field) in value.as_object().into_iter().flatten() {
+            let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+            places(field, &format!("{pointer}/{}", name.replace('/', "~1")), &path, found);
+        }
+        for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+            places(item, &format!("{pointer}/{index}"), &format!("{path}[{index}]"), found);
+        }
+    }
+
+    #[test]
+    fn whatever_stands_in_a_field_the_object_is_read_or_the_field_is_named() {
+        let whole = full();
+        assert!(Alb2::parse(&whole).is_ok() && Frontend::parse(&whole).is_ok());
+        // A Rule knows no type "nginx", and does not mind.
+        assert!(Rule::parse(&whole).is_ok());
+        let mut found = Vec::new();
+        places(&whole, "", "", &mut found);
+        let others = [
+            json!({}),
+            json!([]),
+            json!([[]]),
+            json!({"x": 1}),
+            json!(""),
+            json!("x"),
+            json!("0"),
+            json!("-"),
+            json!("/"),
+            json!("[{}]"),
+            json!("{"),
+            json!(true),
+            json!(0),
+            json!(-1),
+            json!(u64::MAX),
+            json!(i64::MIN),
+            json!(1.5),
+            Value::Null,
+        ];
+        let mut refused = 0;
+        for (pointer, path) in &found {
+            for other in &others {
+                let mut value = whole.clone();
+                *value.pointer_mut(pointer).unwrap() = other.clone();
+                let results = [
+                    Alb2::parse(&value).map(|alb| {
+                        let _ = (alb.effective().workers(), alb.addresses(), alb.is_operated(&Domain::default()));
+                    }),
+                    Frontend::parse(&value).map(|frontend| {
+                        let _ =
+                            (frontend.spec.terminates_tls(), frontend.spec.service_group.map(|group| group.affinity()));
+                    }),
+                    Rule::parse(&value).map(|rule| {
+                        let _ = (rule.spec.redirect(), rule.spec.rewrite_base().len());
+                    }),
+                ];
+                for error in results.into_iter().filter_map(Result::err) {
+                    assert!(error.field.starts_with(path.as_str()), "{path} is {other}: {error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 1000, "{refused}");
+    }
 }

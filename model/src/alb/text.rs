@@ -203,15 +203,6 @@ impl Serialize for Quantity {
     }
 }
 
-impl<'de> Deserialize<'de> for Quantity {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = number_or_text(deserializer, "an amount such as 2, \"200m\" or \"1Gi\"")?;
-        Self::parse(&text).ok_or_else(|| {
-            D::Error::custom(format_args!("\"{text}\" is not an amount (try 2, \"200m\", \"128Mi\" or \"1Gi\")"))
-        })
-    }
-}
-
 /// Reads an amount of which `"0"`, 0 and an empty text mean that none is written.
 pub(super) fn optional_quantity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Quantity>, D::Error> {
     let text = number_or_text(deserializer, "an amount such as 2, \"200m\" or \"1Gi\"")?;

@@ -216,8 +216,11 @@ pub enum PathMatch {
     Prefix(Box<str>),
     /// By bytes: `/foo` matches `/foobar` (ALB `STARTS_WITH`).
     StartsWith(Box<str>),
-    /// Linear-time syntax of the `regex` crate, found anywhere unless anchored.
+    /// Linear-time syntax of the `regex` crate, found anywhere unless anchored. The path is decoded, as nginx's `$uri` is,
+    /// but `%2F` and `%25` stay.
     Regex(Box<str>),
+    /// At least one of them; none of them is an `AnyOf`.
+    AnyOf(Vec<PathMatch>),
 }
 
 /// A condition besides the path.
@@ -225,6 +228,10 @@ pub enum PathMatch {
 #[non_exhaustive]
 pub enum Condition {
     Method(ValueMatch),
+    /// In lower case, without port; `_` for a request without host, as nginx's `$host` has it.
+    Host(ValueMatch),
+    /// The path, spelt as [`PathMatch::Regex`] sees it.
+    Path(ValueMatch),
     /// Name in lower case; several lines are joined with `, `.
     Header {
         name: Box<str>,
@@ -235,6 +242,13 @@ pub enum Condition {
         name: Box<str>,
         value: ValueMatch,
     },
+    /// Only parameter of the name among the first 100, percent-decoded; one that is repeated or has no `=` exists, and
+    /// equals nothing (ALB `PARAM`).
+    Param {
+        name: Box<str>,
+        value: ValueMatch,
+    },
+    /// First cookie of the name, whose case does not count.
     Cookie {
         name: Box<str>,
         value: ValueMatch,
@@ -253,6 +267,9 @@ pub enum ValueMatch {
     In(Vec<Box<str>>),
     StartsWith(Box<str>),
     EndsWith(Box<str>),
+    /// One byte or more, of which none but the last is a `.`, and then this text (ALB `ENDS_WITH`: `.example.com` for
+    /// `*.example.com`).
+    EndsWithLabel(Box<str>),
     Regex(Box<str>),
     /// Inclusive; addresses by number, other values by bytes.
     Range(Box<str>, Box<str>),

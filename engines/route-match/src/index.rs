@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ahash::AHashMap;
-use headwater_model::gateway::{Action, Condition, PathMatch, Refuse, Rule, ValueMatch, VirtualHost};
+use headwater_model::gateway::{Action, PathMatch, Refuse, Rule, VirtualHost};
 
-use crate::condition::{Check, Source, split};
+use crate::condition::{Check, Subject};
 use crate::fault::{Fault, FaultReason};
 use crate::path::normalise_pattern;
 use crate::request::RequestView;
 use crate::trie::Trie;
 
+mod candidates;
+mod ranges;
 mod regexes;
+use candidates::Candidates;
 use regexes::Regexes;
 
 /// Largest regular expression, in bytes of its compiled program; also the limit of its lazily built automaton.
@@ -21,20 +23,18 @@ pub const MAX_REGEX_BYTES: usize = 1 << 20;
 /// Deepest nesting of `Any` and `All`.
 pub const MAX_DEPTH: usize = 16;
 
-/// Rules at one path from which on they are indexed by a value, too.
-const MIN_INDEXED: usize = 16;
-
 /// The rules of one host, ready to be searched.
 ///
 /// A rule has a rank: its place by precedence, which is also its index in [`CompiledHost::rules`]. Ranks are dense and
 /// can key state per rule.
 ///
-/// Rules are found by path. Where more than 16 rules share one path, those that ask for an exact value of the header,
-/// query parameter, cookie or method that most of them ask for are found by that value as well; the others at that path
-/// are looked at one by one, in order of precedence, until one matches.
+/// Rules are found by path. Where more than 16 rules share one path, those that ask for an exact value, a beginning or a
+/// regular expression of some header, query parameter, cookie, method, host or client are found by that value as well;
+/// the others at that path are looked at one by one, in order of precedence, until one matches.
 ///
-/// Regular expressions that begin with `^` and literal text are found by that text, and tried one by one where several
-/// begin alike; the others are searched for in sets of 64, linear in the path for each set.
+/// Regular expressions that begin with `^` and literal text are found by that text, many others by some text that they
+/// need anywhere, and tried one by one where it occurs; what is left is searched for in sets of 64, linear in the path
+/// for each set.
 #[derive(Debug)]
 pub struct CompiledHost {
     rules: Box<[Arc<Rule>]>,
@@ -45,6 +45,8 @@ pub struct CompiledHost {
     at_path: Box<[AtPath]>,
     any: Candidates,
     regexes: Regexes,
+    /// By slot of `regexes`.
+    at_regex: Box<[Candidates]>,
     faults: Box<[Fault]>,
 }
 
@@ -59,20 +61,6 @@ struct AtPath {
     starts: Candidates,
     /// Best rank here and at patterns that are a prefix of this one.
     best: u32,
-}
-
-/// Ranks in ascending order.
-#[derive(Debug, Default)]
-struct Candidates {
-    ranks: Box<[u32]>,
-    /// Rules that ask for an exact value are here, the others in `ranks`.
-    by_value: Option<Box<ByValue>>,
-}
-
-#[derive(Debug)]
-struct ByValue {
-    source: Source,
-    ranks: AHashMap<Box<[u8]>, Vec<u32>>,
 }
 
 /// The best rule seen so far.
@@ -119,6 +107,8 @@ impl CompiledHost {
             false => rules[rank as usize].matches.conditions.as_slice(),
         };
         let any = Candidates::build(builder.any, &wanted);
+        let (regexes, at_regex) = builder.regexes.build();
+        let at_regex = at_regex.into_iter().map(|ranks| Candidates::build(ranks, &wanted)).collect();
         let patterns: Vec<String> = builder.patterns.keys().cloned().collect();
         let mut at_path: Vec<AtPath> = builder
             .patterns
@@ -144,7 +134,8 @@ impl CompiledHost {
             paths,
             at_path: at_path.into(),
             any,
-            regexes: Regexes::build(builder.regexes),
+            regexes,
+            at_regex,
             faults: faults.into(),
         }
     }
@@ -160,9 +151,12 @@ impl CompiledHost {
     }
 
     /// The rule of best precedence that matches.
-    pub(crate) fn find<R: RequestView>(&self, request: &R) -> Option<Best> {
-        let path = request.path().as_bytes();
+    pub(crate) fn find<R: RequestView>(&self, subject: &Subject<'_, R>) -> Option<Best> {
+        let path = subject.path();
         let mut best = Best { rank: u32::MAX, matched_prefix_len: 0 };
+        let consider = |candidates: &Candidates, length: usize, best: &mut Best| {
+            candidates.find(&self.checks, length, subject, best);
+        };
         let mut hit = self.paths.descend::<false>(path);
         while let Some(at) = hit {
             let rules = &self.at_path[self.paths.pattern(at)];
@@ -172,88 +166,30 @@ impl CompiledHost {
             let depth = self.paths.depth(at);
             match path.get(depth) {
                 None => {
-                    self.consider(&rules.exact, depth, request, &mut best);
-                    self.consider(&rules.prefix, depth, request, &mut best);
+                    consider(&rules.exact, depth, &mut best);
+                    consider(&rules.prefix, depth, &mut best);
                 }
-                Some(b'/') => self.consider(&rules.prefix, depth, request, &mut best),
+                Some(b'/') => consider(&rules.prefix, depth, &mut best),
                 Some(_) => {}
             }
-            self.consider(&rules.starts, depth, request, &mut best);
+            consider(&rules.starts, depth, &mut best);
             hit = self.paths.up(at);
         }
-        self.consider(&self.any, 0, request, &mut best);
-        self.regexes.find(path, &mut best, |rank| self.holds(rank, request));
+        consider(&self.any, 0, &mut best);
+        if !self.regexes.is_empty() {
+            self.regexes.find(subject.decoded_path(), best.rank, |slot| {
+                consider(&self.at_regex[slot], 0, &mut best);
+                best.rank
+            });
+        }
         (best.rank != u32::MAX).then_some(best)
     }
-
-    fn consider<R: RequestView>(&self, candidates: &Candidates, length: usize, request: &R, best: &mut Best) {
-        let mut scan = |ranks: &[u32]| {
-            let better = ranks.iter().take_while(|rank| **rank < best.rank);
-            if let Some(&rank) = better.into_iter().find(|rank| self.holds(**rank, request)) {
-                *best = Best { rank, matched_prefix_len: length };
-            }
-        };
-        if let Some(by_value) = &candidates.by_value
-            && let Some(value) = by_value.source.read(request)
-            && let Some(ranks) = by_value.ranks.get(&*value)
-        {
-            scan(ranks);
-        }
-        scan(&candidates.ranks);
-    }
-
-    fn holds<R: RequestView>(&self, rank: u32, request: &R) -> bool {
-        self.checks[rank as usize].iter().all(|check| check.holds(request))
-    }
 }
 
-impl Candidates {
-    /// `ranks` ascend; `wanted` are the conditions of a rule.
-    fn build<'c>(ranks: Vec<u32>, wanted: &impl Fn(u32) -> &'c [Condition]) -> Self {
-        if ranks.len() <= MIN_INDEXED {
-            return Self { ranks: ranks.into(), by_value: None };
-        }
-        let mut counts: AHashMap<Source, usize> = AHashMap::new();
-        for &rank in &ranks {
-            let mut sources: Vec<Source> =
-                wanted(rank).iter().filter_map(exact_values).map(|(source, _)| source).collect();
-            sources.sort();
-            sources.dedup();
-            for source in sources {
-                *counts.entry(source).or_default() += 1;
-            }
-        }
-        let most = counts.into_iter().max_by(|(a, few), (b, many)| few.cmp(many).then_with(|| a.cmp(b)));
-        let Some((source, _)) = most.filter(|(_, count)| *count > MIN_INDEXED) else {
-            return Self { ranks: ranks.into(), by_value: None };
-        };
-        let mut others = Vec::new();
-        let mut by_value: AHashMap<Box<[u8]>, Vec<u32>> = AHashMap::new();
-        for rank in ranks {
-            let values = wanted(rank).iter().filter_map(exact_values).find(|(at, _)| *at == source);
-            match values {
-                Some((_, values)) => {
-                    for value in values {
-                        let ranks = by_value.entry(value.as_bytes().into()).or_default();
-                        if ranks.last() != Some(&rank) {
-                            ranks.push(rank);
-                        }
-                    }
-                }
-                None => others.push(rank),
-            }
-        }
-        Self { ranks: others.into(), by_value: Some(Box::new(ByValue { source, ranks: by_value })) }
-    }
-}
-
-/// Source and values of a condition that holds for these values only.
-fn exact_values(condition: &Condition) -> Option<(Source, &[Box<str>])> {
-    let (source, value) = split(condition)?;
-    match value {
-        ValueMatch::Exact(value) => Some((source, std::slice::from_ref(value))),
-        ValueMatch::In(values) => Some((source, values)),
-        _ => None,
+/// Appends unless it is there already; ranks come in ascending order.
+fn push(ranks: &mut Vec<u32>, rank: u32) {
+    if ranks.last() != Some(&rank) {
+        ranks.push(rank);
     }
 }
 
@@ -286,21 +222,26 @@ impl Ranks {
 impl Builder {
     fn add(&mut self, rank: u32, path: &PathMatch, reasons: &mut Vec<FaultReason>) {
         match path {
-            PathMatch::Any => self.any.push(rank),
-            PathMatch::Exact(path) => self.at(path).exact.push(rank),
+            PathMatch::Any => push(&mut self.any, rank),
+            PathMatch::Exact(path) => push(&mut self.at(path).exact, rank),
             PathMatch::Prefix(path) => {
                 // without its trailing slash, so that what follows is nothing or begins with a slash; "/" becomes ""
                 let path = normalise_pattern(path);
-                self.at(path.strip_suffix('/').unwrap_or(&path)).prefix.push(rank);
+                push(&mut self.at(path.strip_suffix('/').unwrap_or(&path)).prefix, rank);
             }
-            PathMatch::StartsWith(path) => self.at(path).starts.push(rank),
+            PathMatch::StartsWith(path) => push(&mut self.at(path).starts, rank),
             PathMatch::Regex(pattern) => {
                 if let Err(reason) = self.regexes.add(rank, pattern) {
                     reasons.push(reason);
                     match regexes::literal_text(pattern) {
-                        "" => self.any.push(rank),
-                        text => self.at(text).starts.push(rank),
+                        "" => push(&mut self.any, rank),
+                        text => push(&mut self.at(text).starts, rank),
                     }
+                }
+            }
+            PathMatch::AnyOf(paths) => {
+                for path in paths {
+                    self.add(rank, path, reasons);
                 }
             }
         }

@@ -147,6 +147,33 @@ pub(crate) fn normalise_pattern(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8(out).expect("every byte was checked or encoded to ASCII"))
 }
 
+/// A normal path with its percent-encoding decoded, as nginx's `$uri` has it; but `%2F` and `%25` stay, so that no two
+/// normal paths become one.
+pub(crate) fn decode_normal(path: &str) -> Cow<'_, [u8]> {
+    if !path.contains('%') {
+        return Cow::Borrowed(path.as_bytes());
+    }
+    let bytes = path.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        at += 1;
+        match (byte, decode(bytes, at)) {
+            (b'%', Some(decoded)) if !matches!(decoded, b'/' | b'%') => {
+                out.push(decoded);
+                at += 2;
+            }
+            _ => out.push(byte),
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// A text of a rule, in either spelling, as [`decode_normal`] spells it.
+pub(crate) fn decode_pattern(text: &str) -> Vec<u8> {
+    decode_normal(&normalise_pattern(text)).into_owned()
+}
+
 /// True only for what normalisation leaves alone; false also for some such paths with a segment that begins with `.`.
 fn is_normal(raw: &[u8]) -> bool {
     if raw.first() != Some(&b'/') {
@@ -390,6 +417,17 @@ mod tests {
         ] {
             assert_eq!(normalise_pattern(pattern), normal);
         }
+    }
+
+    #[test]
+    fn decoding_keeps_what_would_read_as_another_path() {
+        for (path, decoded) in [("/a/b", "/a/b"), ("/a%20b%C3%BC", "/a b\u{fc}"), ("/a%2Fb%252F", "/a%2Fb%252F")] {
+            assert_eq!(*decode_normal(path), *decoded.as_bytes(), "{path}");
+            assert_eq!(decode_pattern(path), decoded.as_bytes(), "{path}");
+        }
+        assert_eq!(decode_pattern("/a b\u{fc}%7e"), "/a b\u{fc}~".as_bytes());
+        assert_eq!(decode_pattern("/100%"), b"/100%25");
+        assert_eq!(*decode_normal("/%FF"), *b"/\xff");
     }
 
     proptest! {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use headwater_model::gateway::{HostLaw, HostPattern, RouteTable, Rule, VirtualHost};
 
+use crate::condition::Subject;
 use crate::fault::Fault;
 use crate::index::{Best, CompiledHost};
 use crate::request::RequestView;
@@ -130,12 +131,13 @@ impl CompiledTable {
     ///
     /// `host` comes from [`normalise_host`](crate::normalise_host); empty for a request without one.
     pub fn find<'t, R: RequestView>(&'t self, request: &R, host: &str) -> Option<Matched<'t>> {
+        let subject = Subject::new(request, host);
         let found = match self.law {
-            HostLaw::MostSpecific => self.names.matching(host).next().and_then(|slot| self.find_in(slot, request)),
+            HostLaw::MostSpecific => self.names.matching(host).next().and_then(|slot| self.find_in(slot, &subject)),
             HostLaw::ByPrecedence => self
                 .names
                 .matching(host)
-                .filter_map(|slot| self.find_in(slot, request))
+                .filter_map(|slot| self.find_in(slot, &subject))
                 .min_by(|a, b| a.rule.precedence.cmp(&b.rule.precedence)),
         };
         found.or_else(|| {
@@ -154,9 +156,9 @@ impl CompiledTable {
         Some(self.compiled(self.names.slot(host)?))
     }
 
-    fn find_in<R: RequestView>(&self, slot: usize, request: &R) -> Option<Matched<'_>> {
+    fn find_in<R: RequestView>(&self, slot: usize, subject: &Subject<'_, R>) -> Option<Matched<'_>> {
         let host = self.compiled(slot);
-        let Best { rank, matched_prefix_len } = host.find(request)?;
+        let Best { rank, matched_prefix_len } = host.find(subject)?;
         Some(Matched { rule: &host.rules()[rank as usize], host: Some(host), index: rank, matched_prefix_len })
     }
 }

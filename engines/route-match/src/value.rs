@@ -18,21 +18,23 @@ pub(crate) enum Value {
     In(AHashSet<Box<[u8]>>),
     StartsWith(Box<[u8]>),
     EndsWith(Box<[u8]>),
+    EndsWithLabel(Box<[u8]>),
     Regex(Box<Regex>),
     Range { low: Box<[u8]>, high: Box<[u8]>, addresses: Option<(IpAddr, IpAddr)> },
     Cidr(Box<[IpNet]>),
 }
 
 impl Value {
-    pub(crate) fn compile(value: &ValueMatch) -> Result<Self, FaultReason> {
-        let bytes = |text: &str| -> Box<[u8]> { text.as_bytes().into() };
+    /// `bytes` brings a text of the rule into the form of the values that are compared.
+    pub(crate) fn compile(value: &ValueMatch, bytes: impl Fn(&str) -> Box<[u8]>) -> Result<Self, FaultReason> {
         Ok(match value {
             ValueMatch::Exists => Self::Exists,
             ValueMatch::Exact(text) => Self::Exact(bytes(text)),
             ValueMatch::In(texts) => Self::In(texts.iter().map(|text| bytes(text)).collect()),
             ValueMatch::StartsWith(text) => Self::StartsWith(bytes(text)),
             ValueMatch::EndsWith(text) => Self::EndsWith(bytes(text)),
-            ValueMatch::Regex(pattern) => Self::Regex(Box::new(compile_regex(pattern, true)?)),
+            ValueMatch::EndsWithLabel(text) => Self::EndsWithLabel(bytes(text)),
+            ValueMatch::Regex(pattern) => Self::Regex(Box::new(compile_either(pattern)?)),
             ValueMatch::Range(low, high) => {
                 let addresses = low.parse().ok().zip(high.parse().ok());
                 Self::Range { low: bytes(low), high: bytes(high), addresses }
@@ -48,6 +50,10 @@ impl Value {
             Self::In(texts) => texts.contains(value),
             Self::StartsWith(text) => value.starts_with(text),
             Self::EndsWith(text) => value.ends_with(text),
+            Self::EndsWithLabel(text) => value
+                .len()
+                .checked_sub(text.len() + 1)
+                .is_some_and(|before| value.ends_with(text) && !value[..before].contains(&b'.')),
             Self::Regex(regex) => regex.is_match(value),
             Self::Range { low, high, addresses } => match address(value) {
                 Some(address) => addresses.is_some_and(|bounds| in_range(address, bounds)),
@@ -82,9 +88,10 @@ impl ClientValue {
                 (Some(low), Some(high)) => Self::Range(low, high),
                 _ => Self::Never,
             },
-            ValueMatch::StartsWith(_) | ValueMatch::EndsWith(_) | ValueMatch::Regex(_) => {
-                Self::Text(Value::compile(value)?)
-            }
+            ValueMatch::StartsWith(_)
+            | ValueMatch::EndsWith(_)
+            | ValueMatch::EndsWithLabel(_)
+            | ValueMatch::Regex(_) => Self::Text(Value::compile(value, |text| text.as_bytes().into())?),
         })
     }
 
@@ -117,6 +124,11 @@ fn in_networks(address: IpAddr, networks: &[IpNet]) -> bool {
     networks.iter().any(|network| network.contains(&address))
 }
 
+/// Compiles for bytes, and for Unicode where the pattern needs it.
+pub(crate) fn compile_either(pattern: &str) -> Result<Regex, FaultReason> {
+    compile_regex(pattern, false).or_else(|_| compile_regex(pattern, true))
+}
+
 /// Compiles within [`MAX_REGEX_BYTES`]. Without `unicode`, classes are smaller and faster, but some patterns do not
 /// compile.
 pub(crate) fn compile_regex(pattern: &str, unicode: bool) -> Result<Regex, FaultReason> {
@@ -135,6 +147,7 @@ mod tests {
     #[test]
     fn values_compare_as_written() {
         let exact = |text: &str| ValueMatch::Exact(text.into());
+        let label = |text: &str| ValueMatch::EndsWithLabel(text.into());
         let range = |low: &str, high: &str| ValueMatch::Range(low.into(), high.into());
         let cidr = |text: &str| ValueMatch::Cidr(vec![text.parse().unwrap()]);
         for (value, matching, others) in [
@@ -143,7 +156,11 @@ mod tests {
             (ValueMatch::In(vec!["a".into(), "b".into()]), vec!["a", "b"], vec!["c", ""]),
             (ValueMatch::StartsWith("ab".into()), vec!["ab", "abc"], vec!["a", "xab"]),
             (ValueMatch::EndsWith(".js".into()), vec![".js", "a.js"], vec!["a.jsx"]),
+            (label(".b.c"), vec!["a.b.c", "abc.b.c", "..b.c"], vec![".b.c", "b.c", "a.a.b.c", "a.b.cd", ""]),
+            (label("js"), vec!["a.js", "ajs", "xyzjs"], vec!["js", "a.b.js"]),
+            (label(""), vec!["a", "abc", "a."], vec!["", "a.b"]),
             (ValueMatch::Regex("b+".into()), vec!["abb"], vec!["a", "B"]),
+            (ValueMatch::Regex("^[\u{fc}]$".into()), vec!["\u{fc}"], vec!["u"]),
             (range("b", "d"), vec!["b", "c", "cz", "d"], vec!["a", "da", ""]),
             (range("9", "10"), vec![], vec!["9", "10"]),
             (range("10.0.0.9", "10.0.0.10"), vec!["10.0.0.9", "10.0.0.10"], vec!["10.0.0.11", "::1"]),
@@ -151,7 +168,7 @@ mod tests {
             (range("a", "z"), vec!["b"], vec!["10.0.0.1"]),
             (cidr("10.0.0.0/8"), vec!["10.1.2.3"], vec!["11.0.0.1", "x", "::ffff:10.0.0.1"]),
         ] {
-            let compiled = Value::compile(&value).unwrap();
+            let compiled = Value::compile(&value, |text| text.as_bytes().into()).unwrap();
             for text in matching {
                 assert!(compiled.holds(text.as_bytes()), "{value:?} {text}");
             }

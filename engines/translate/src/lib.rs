@@ -3,6 +3,7 @@
 //! Pure and total: the same objects give the same snapshot, and a faulty object yields findings and entries that refuse
 //! traffic, never a missing gateway. [`Translator::apply`] costs what changed.
 
+pub mod alb;
 mod annotation_names;
 mod annotations;
 mod certificate;

@@ -13,7 +13,8 @@ pub(crate) fn of_path(host: &HostPattern, path: &PathMatch) -> Precedence {
         PathMatch::Prefix(path) => ([1, length(path), 0, 0], path),
         PathMatch::StartsWith(path) => ([1, length(path), 1, 0], path),
         PathMatch::Regex(pattern) => ([2, length(pattern), 0, 0], pattern),
-        PathMatch::Any => ([3, 0, 0, 0], ""),
+        // an Ingress path is a single one
+        PathMatch::Any | PathMatch::AnyOf(_) => ([3, 0, 0, 0], ""),
     };
     let mut tie = host_text(host);
     tie.push_str(text);

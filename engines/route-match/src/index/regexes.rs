@@ -1,20 +1,29 @@
-//! Rules whose paths are regular expressions.
+//! Many regular expressions at once.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ahash::AHashMap;
+use aho_corasick::AhoCorasick;
 use regex::bytes::{Regex, RegexSet, RegexSetBuilder};
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
+use smallvec::SmallVec;
 
-use super::Best;
 use crate::fault::FaultReason;
 use crate::trie::Trie;
-use crate::value::compile_regex;
+use crate::value::compile_either;
 
-/// Shortest literal text that is worth a place in the trie: every path begins with `/`.
+/// Shortest literal text that is worth looking for: every path begins with `/`.
 const MIN_LITERAL: usize = 2;
 
 /// Most expressions that share one literal text and are still tried one by one.
 const MAX_SHARED: usize = 16;
+
+/// Most texts of which an expression needs one.
+const MAX_ALTERNATIVES: usize = 8;
+
+/// Most expressions that are tried because their texts occur; with more, all are searched for in sets.
+const MAX_TRIED: usize = 16;
 
 /// Most expressions searched for at once.
 const SET_SIZE: usize = 64;
@@ -22,17 +31,36 @@ const SET_SIZE: usize = 64;
 /// Largest compiled set, in bytes.
 const SET_BYTES: usize = 16 << 20;
 
-/// The expressions of a host.
+/// Distinct expressions, each with a slot: dense, from 0, in order of the best rank that waits for it.
 ///
 /// Those that are anchored and begin with literal text (`^/shop/...`, `(?i)^/shop/...`), as nearly all do, are found by
-/// that text in a trie, then tried alone. The others are searched for in sets of 64, which allocates and is linear in
-/// the path for each set.
+/// that text in a trie, then tried alone. Where there are many others, those that need some literal text anywhere
+/// (`/v[0-9]+/orders$`) are tried when one pass over the value finds it. What is left is searched for in sets of 64,
+/// which allocates and is linear in the value for each set.
 #[derive(Debug, Default)]
 pub(super) struct Regexes {
+    patterns: Box<[Pattern]>,
     /// Literal beginnings, letters in lower case.
     literals: Trie,
-    /// By literal: rank and expression, ranks ascending.
-    by_literal: Box<[Vec<(u32, Regex)>]>,
+    /// Slots by literal, ascending.
+    by_literal: Box<[Vec<u32>]>,
+    inner: Option<Box<Inner>>,
+    sets: Box<[Set]>,
+}
+
+#[derive(Debug)]
+struct Pattern {
+    regex: Regex,
+    best: u32,
+}
+
+/// Expressions that match only where one of their texts occurs.
+#[derive(Debug)]
+struct Inner {
+    texts: AhoCorasick,
+    /// Slots by text.
+    by_text: Box<[Vec<u32>]>,
+    /// The same expressions, for values in which the texts of many occur.
     sets: Box<[Set]>,
 }
 
@@ -40,99 +68,281 @@ pub(super) struct Regexes {
 struct Set {
     set: RegexSet,
     /// By index in the set, ascending.
-    ranks: Vec<u32>,
+    slots: Vec<u32>,
 }
 
 #[derive(Default)]
 pub(super) struct Builder {
-    by_literal: BTreeMap<Vec<u8>, Vec<(u32, Regex)>>,
-    unanchored: Vec<(u32, Regex)>,
+    patterns: Vec<Pattern>,
+    ranks: Vec<Vec<u32>>,
+    slots: AHashMap<Box<str>, usize>,
 }
 
 impl Builder {
     /// Ranks ascend from call to call.
     pub(super) fn add(&mut self, rank: u32, pattern: &str) -> Result<(), FaultReason> {
-        // normal paths are ASCII, so Unicode classes are needed for syntax only
-        let regex = compile_regex(pattern, false).or_else(|_| compile_regex(pattern, true))?;
-        let literal = literal_prefix(pattern);
-        if literal.len() < MIN_LITERAL {
-            self.unanchored.push((rank, regex));
-        } else {
-            self.by_literal.entry(literal).or_default().push((rank, regex));
-        }
+        let slot = match self.slots.get(pattern) {
+            Some(slot) => *slot,
+            None => {
+                self.patterns.push(Pattern { regex: compile_either(pattern)?, best: rank });
+                self.ranks.push(Vec::new());
+                self.slots.insert(pattern.into(), self.ranks.len() - 1);
+                self.ranks.len() - 1
+            }
+        };
+        super::push(&mut self.ranks[slot], rank);
         Ok(())
+    }
+
+    /// The expressions, and by slot the ranks that wait for each.
+    pub(super) fn build(self) -> (Regexes, Vec<Vec<u32>>) {
+        (Regexes::build(self.patterns), self.ranks)
     }
 }
 
 impl Regexes {
-    pub(super) fn build(builder: Builder) -> Self {
-        let mut together = builder.unanchored;
+    fn build(patterns: Vec<Pattern>) -> Self {
+        let mut together: Vec<u32> = Vec::new();
+        let mut beginnings: BTreeMap<Vec<u8>, Vec<u32>> = BTreeMap::new();
+        for (slot, pattern) in (0u32..).zip(&patterns) {
+            let literal = literal_prefix(pattern.regex.as_str());
+            if literal.len() < MIN_LITERAL {
+                together.push(slot);
+            } else {
+                beginnings.entry(literal).or_default().push(slot);
+            }
+        }
         let (mut literals, mut by_literal) = (Vec::new(), Vec::new());
-        for (literal, regexes) in builder.by_literal {
-            if regexes.len() > MAX_SHARED {
-                together.extend(regexes);
+        for (literal, slots) in beginnings {
+            if slots.len() > MAX_SHARED {
+                together.extend(slots);
             } else {
                 literals.push(literal);
-                by_literal.push(regexes);
+                by_literal.push(slots);
             }
         }
-        together.sort_by_key(|(rank, _)| *rank);
-        let mut sets = Vec::new();
-        for chunk in together.chunks(SET_SIZE) {
-            Set::build(chunk, &mut sets);
+        together.sort_unstable();
+        let (inner, rest) = match together.len() > SET_SIZE {
+            true => Inner::build(&patterns, together),
+            false => (None, together),
+        };
+        let sets = Set::build_all(&patterns, &rest);
+        Self {
+            patterns: patterns.into(),
+            literals: Trie::build(&literals),
+            by_literal: by_literal.into(),
+            inner: inner.map(Box::new),
+            sets,
         }
-        Self { literals: Trie::build(&literals), by_literal: by_literal.into(), sets: sets.into() }
     }
 
-    pub(super) fn find(&self, path: &[u8], best: &mut Best, holds: impl Fn(u32) -> bool) {
-        let mut hit = self.literals.descend::<true>(path);
+    pub(super) fn is_empty(&self) -> bool {
+        self.patterns.is_empty()
+    }
+
+    /// Calls `meet` with the slots of expressions that match, and have a better rank than `below`; `meet` says what is
+    /// the best rank from then on.
+    pub(super) fn find(&self, text: &[u8], mut below: u32, mut meet: impl FnMut(usize) -> u32) {
+        let mut hit = self.literals.descend::<true>(text);
         while let Some(at) = hit {
-            let better = self.by_literal[self.literals.pattern(at)].iter().take_while(|(rank, _)| *rank < best.rank);
-            if let Some((rank, _)) = better.into_iter().find(|(rank, regex)| regex.is_match(path) && holds(*rank)) {
-                *best = Best { rank: *rank, matched_prefix_len: 0 };
-            }
+            self.try_each(&self.by_literal[self.literals.pattern(at)], text, &mut below, &mut meet);
             hit = self.literals.up(at);
         }
-        for Set { set, ranks } in &self.sets {
-            if ranks.first().is_none_or(|rank| *rank >= best.rank) {
+        if let Some(inner) = &self.inner {
+            match inner.candidates(text) {
+                Some(slots) => self.try_each(&slots, text, &mut below, &mut meet),
+                None => self.try_sets(&inner.sets, text, &mut below, &mut meet),
+            }
+        }
+        self.try_sets(&self.sets, text, &mut below, &mut meet);
+    }
+
+    fn try_each(&self, slots: &[u32], text: &[u8], below: &mut u32, meet: &mut impl FnMut(usize) -> u32) {
+        for &slot in slots {
+            let pattern = &self.patterns[slot as usize];
+            if pattern.best >= *below {
                 break;
             }
-            let matches = set.matches(path);
-            let found =
-                matches.iter().map(|index| ranks[index]).take_while(|rank| *rank < best.rank).find(|rank| holds(*rank));
-            if let Some(rank) = found {
-                *best = Best { rank, matched_prefix_len: 0 };
+            if pattern.regex.is_match(text) {
+                *below = meet(slot as usize);
+            }
+        }
+    }
+
+    fn try_sets(&self, sets: &[Set], text: &[u8], below: &mut u32, meet: &mut impl FnMut(usize) -> u32) {
+        let best = |slot: u32| self.patterns[slot as usize].best;
+        for Set { set, slots } in sets {
+            if slots.first().is_none_or(|slot| best(*slot) >= *below) {
+                break;
+            }
+            for index in &set.matches(text) {
+                if best(slots[index]) >= *below {
+                    break;
+                }
+                *below = meet(slots[index] as usize);
             }
         }
     }
 }
 
-impl Set {
-    /// In one piece, or halved until each piece is small enough; one expression alone always is.
-    fn build(regexes: &[(u32, Regex)], sets: &mut Vec<Self>) {
-        let patterns = regexes.iter().map(|(_, regex)| regex.as_str());
-        // the set speaks the dialect that each expression compiled in: Unicode where one needs it
-        let built = [false, true].into_iter().find_map(|unicode| {
-            let mut builder = RegexSetBuilder::new(patterns.clone());
-            builder.unicode(unicode).size_limit(SET_BYTES).build().ok()
-        });
-        match (built, regexes) {
-            (Some(set), _) => sets.push(Self { set, ranks: regexes.iter().map(|(rank, _)| *rank).collect() }),
-            (None, [] | [_]) => unreachable!("a pattern that compiled alone compiles as a set of one"),
-            (None, _) => {
-                let (left, right) = regexes.split_at(regexes.len() / 2);
-                Self::build(left, sets);
-                Self::build(right, sets);
+impl Inner {
+    /// Of the slots those that need a text which few others may need, and what is left of them.
+    fn build(patterns: &[Pattern], slots: Vec<u32>) -> (Option<Self>, Vec<u32>) {
+        let needed: Vec<Vec<Texts>> =
+            slots.iter().map(|slot| needed(patterns[*slot as usize].regex.as_str())).collect();
+        let mut shared: AHashMap<&[u8], usize> = AHashMap::new();
+        for texts in needed.iter().map(|choice| choice.iter().flatten().collect::<BTreeSet<_>>()) {
+            for text in texts {
+                *shared.entry(text).or_default() += 1;
             }
         }
+        let most_shared = |texts: &Texts| texts.iter().map(|text| shared[text.as_slice()]).max().unwrap_or(0);
+        let mut by_text: BTreeMap<&[u8], Vec<u32>> = BTreeMap::new();
+        let (mut kept, mut rest) = (Vec::new(), Vec::new());
+        for (slot, choice) in slots.iter().zip(&needed) {
+            let rarest = choice.iter().min_by_key(|texts| (most_shared(texts), Reverse(shortest(texts))));
+            match rarest.filter(|texts| most_shared(texts) <= MAX_SHARED) {
+                Some(texts) => {
+                    for text in texts {
+                        super::push(by_text.entry(text).or_default(), *slot);
+                    }
+                    kept.push(*slot);
+                }
+                None => rest.push(*slot),
+            }
+        }
+        match AhoCorasick::builder().ascii_case_insensitive(true).build(by_text.keys()) {
+            Ok(texts) if !kept.is_empty() => {
+                let sets = Set::build_all(patterns, &kept);
+                (Some(Self { texts, by_text: by_text.into_values().collect(), sets }), rest)
+            }
+            _ => (None, slots),
+        }
+    }
+
+    /// Slots whose texts occur, ascending; `None` when they are many.
+    fn candidates(&self, text: &[u8]) -> Option<SmallVec<[u32; MAX_TRIED]>> {
+        let mut slots: SmallVec<[u32; MAX_TRIED]> = SmallVec::new();
+        for found in self.texts.find_overlapping_iter(text) {
+            for slot in &self.by_text[found.pattern().as_usize()] {
+                if !slots.contains(slot) {
+                    if slots.len() == MAX_TRIED {
+                        return None;
+                    }
+                    slots.push(*slot);
+                }
+            }
+        }
+        slots.sort_unstable();
+        Some(slots)
+    }
+}
+
+impl Set {
+    fn build_all(patterns: &[Pattern], slots: &[u32]) -> Box<[Self]> {
+        let mut sets = Vec::new();
+        for chunk in slots.chunks(SET_SIZE) {
+            Self::build(patterns, chunk, &mut sets);
+        }
+        sets.into()
+    }
+
+    /// In one piece, or halved until each piece is small enough; one expression alone always is.
+    fn build(patterns: &[Pattern], slots: &[u32], sets: &mut Vec<Self>) {
+        let texts = slots.iter().map(|slot| patterns[*slot as usize].regex.as_str());
+        // the set speaks the dialect that each expression compiled in: Unicode where one needs it
+        let built = [false, true].into_iter().find_map(|unicode| {
+            let mut builder = RegexSetBuilder::new(texts.clone());
+            builder.unicode(unicode).size_limit(SET_BYTES).build().ok()
+        });
+        match (built, slots) {
+            (Some(set), _) => sets.push(Self { set, slots: slots.to_vec() }),
+            (None, [] | [_]) => unreachable!("a pattern that compiled alone compiles as a set of one"),
+            (None, _) => {
+                let (left, right) = slots.split_at(slots.len() / 2);
+                Self::build(patterns, left, sets);
+                Self::build(patterns, right, sets);
+            }
+        }
+    }
+}
+
+/// What the expression says, in the dialect that it compiles in.
+fn parse(pattern: &str) -> Option<Hir> {
+    let parse = |unicode| regex_syntax::ParserBuilder::new().unicode(unicode).utf8(false).build().parse(pattern).ok();
+    parse(false).or_else(|| parse(true))
+}
+
+/// Texts of which one is part of whatever an expression matches, letters in lower case.
+type Texts = Vec<Vec<u8>>;
+
+fn shortest(texts: &Texts) -> usize {
+    texts.iter().map(Vec::len).min().unwrap_or(0)
+}
+
+/// All texts worth looking for.
+fn needed(pattern: &str) -> Vec<Texts> {
+    let mut choice = parse(pattern).map(|hir| choice(&hir)).unwrap_or_default();
+    choice.retain(|texts| shortest(texts) >= MIN_LITERAL);
+    choice
+}
+
+/// Each of these alone is necessary.
+fn choice(hir: &Hir) -> Vec<Texts> {
+    if let Some(text) = exact_text(hir) {
+        return vec![vec![text]];
+    }
+    match hir.kind() {
+        HirKind::Capture(capture) => choice(&capture.sub),
+        HirKind::Repetition(repetition) if repetition.min > 0 => choice(&repetition.sub),
+        HirKind::Alternation(branches) => {
+            let mut all = Vec::new();
+            for branch in branches {
+                match choice(branch).into_iter().max_by_key(shortest) {
+                    Some(texts) if all.len() + texts.len() <= MAX_ALTERNATIVES => all.extend(texts),
+                    _ => return Vec::new(),
+                }
+            }
+            vec![all]
+        }
+        HirKind::Concat(parts) => {
+            let mut all: Vec<Texts> = Vec::new();
+            let mut run = Vec::new();
+            for part in parts {
+                match exact_text(part) {
+                    Some(text) => run.extend(text),
+                    None => {
+                        all.push(vec![std::mem::take(&mut run)]);
+                        all.extend(choice(part));
+                    }
+                }
+            }
+            all.push(vec![run]);
+            all
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The text that the part stands for, letters in lower case, when it is one.
+fn exact_text(hir: &Hir) -> Option<Vec<u8>> {
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => Some(Vec::new()),
+        HirKind::Literal(literal) => Some(literal.0.to_ascii_lowercase()),
+        HirKind::Class(class) => single_letter(class).map(|letter| vec![letter]),
+        HirKind::Capture(capture) => exact_text(&capture.sub),
+        HirKind::Concat(parts) => parts.iter().try_fold(Vec::new(), |mut text, part| {
+            text.extend(exact_text(part)?);
+            Some(text)
+        }),
+        _ => None,
     }
 }
 
 /// Text that every path the expression matches begins with, letters in lower case; empty when it is not anchored.
 fn literal_prefix(pattern: &str) -> Vec<u8> {
     let mut prefix = Prefix::default();
-    let parse = |unicode| regex_syntax::ParserBuilder::new().unicode(unicode).utf8(false).build().parse(pattern).ok();
-    if let Some(hir) = parse(false).or_else(|| parse(true)) {
+    if let Some(hir) = parse(pattern) {
         prefix.extend(&hir);
     }
     prefix.text
@@ -175,12 +385,13 @@ impl Prefix {
 fn single_letter(class: &Class) -> Option<u8> {
     let mut letter = None;
     let mut add = |start: u32, end: u32| {
-        (start..=end.min(0x7f)).take(3).all(|code| {
-            let lower = u8::try_from(code).ok().map(|byte| byte.to_ascii_lowercase());
-            let same = letter.is_none() || letter == lower;
-            letter = lower;
-            same
-        })
+        end < 0x80
+            && (start..=end).take(3).all(|code| {
+                let lower = u8::try_from(code).ok().map(|byte| byte.to_ascii_lowercase());
+                let same = letter.is_none() || letter == lower;
+                letter = lower;
+                same
+            })
     };
     let single = match class {
         Class::Bytes(class) => class.ranges().iter().all(|range| add(range.start().into(), range.end().into())),
@@ -222,6 +433,63 @@ mod tests {
             ("[", ""),
         ] {
             assert_eq!(String::from_utf8(literal_prefix(pattern)).unwrap(), literal, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn needed_texts_are_found() {
+        for (pattern, texts) in [
+            ("/abc.*", &["/abc"][..]),
+            ("/API/v[0-9]+/orders$", &["/api/v", "/orders"]),
+            ("(?i)/V1/x", &["/v1/x"]),
+            ("(/cat|/dogs)/[0-9]", &["/cat|/dogs"]),
+            ("/x(/longer)+$", &["/x", "/longer"]),
+            ("(/a)?b*", &[]),
+            ("/a|.*", &[]),
+            ("[0-9]+$", &[]),
+            ("\\b/ab\\b/c", &["/ab/c"]),
+            ("[a\u{e9}]bc", &["bc"]),
+            ("(?u)[k\u{212a}]", &[]),
+        ] {
+            let found: Vec<String> =
+                needed(pattern).into_iter().map(|texts| String::from_utf8(texts.join(&b'|')).unwrap()).collect();
+            assert_eq!(found, texts, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn expressions_are_found_whatever_way_they_are_searched_for() {
+        let mut builder = Builder::default();
+        let patterns: Vec<String> = (0..100)
+            .map(|at| format!("/tail-{at}$"))
+            .chain((0..40).map(|at| format!("^/same/[0-9]+-{at}$")))
+            .chain((0..100).map(|at| format!("[a-z]{{{}}}[0-9]$", at + 3)))
+            .chain((0..20).map(|at| format!("^/begin-{at}/")))
+            .collect();
+        for (rank, pattern) in (0u32..).zip(&patterns) {
+            builder.add(rank, pattern).unwrap();
+        }
+        let (regexes, ranks) = builder.build();
+        assert!(regexes.inner.is_some() && !regexes.sets.is_empty() && !regexes.by_literal.is_empty());
+        assert_eq!(ranks.concat(), (0..260).collect::<Vec<u32>>());
+        let crowded = format!("/begin-3{}", patterns[..100].concat().replace('$', ""));
+        for text in ["/x/tail-99", "/same/7-39", "/begin-19/abcdef1", "/begin-19/abcdef1/tail-1", "/none", "", &crowded]
+        {
+            let expected: Vec<usize> =
+                (0..260).filter(|at| Regex::new(&patterns[*at]).unwrap().is_match(text.as_bytes())).collect();
+            let mut found = Vec::new();
+            regexes.find(text.as_bytes(), u32::MAX, |slot| {
+                found.push(slot);
+                u32::MAX
+            });
+            found.sort_unstable();
+            assert_eq!(found, expected, "{text}");
+            let mut best = u32::MAX;
+            regexes.find(text.as_bytes(), u32::MAX, |slot| {
+                best = best.min(slot as u32);
+                best
+            });
+            assert_eq!((best != u32::MAX).then_some(best as usize), expected.first().copied(), "{text}");
         }
     }
 

@@ -14,6 +14,11 @@ fn any_path() -> impl Strategy<Value = String> {
 }
 
 fn any_match() -> impl Strategy<Value = PathMatch> {
+    let several = proptest::collection::vec(any_single_match(), 0..4).prop_map(PathMatch::AnyOf);
+    prop_oneof![4 => any_single_match(), 1 => several]
+}
+
+fn any_single_match() -> impl Strategy<Value = PathMatch> {
     prop_oneof![
         1 => Just(PathMatch::Any),
         3 => any_path().prop_map(|path| PathMatch::Exact(path.into())),
@@ -24,15 +29,37 @@ fn any_match() -> impl Strategy<Value = PathMatch> {
     ]
 }
 
-fn any_condition() -> impl Strategy<Value = Condition> {
-    let value = prop_oneof![
-        4 => "[pq]".prop_map(|text| ValueMatch::Exact(text.into())),
+fn any_value() -> impl Strategy<Value = ValueMatch> {
+    prop_oneof![
+        4 => "[pq]{1,2}".prop_map(|text| ValueMatch::Exact(text.into())),
         1 => Just(ValueMatch::In(vec!["p".into(), "q".into()])),
         1 => Just(ValueMatch::Exists),
-    ];
+        2 => "[pq]{0,2}".prop_map(|text| ValueMatch::StartsWith(text.into())),
+        1 => "[pq]{0,2}".prop_map(|text| ValueMatch::EndsWith(text.into())),
+        2 => "\\^?[pq][pq]?\\$?".prop_map(|text| ValueMatch::Regex(text.into())),
+    ]
+}
+
+fn any_single_condition() -> impl Strategy<Value = Condition> {
     prop_oneof![
-        value.clone().prop_map(|value| Condition::Header { name: "x".into(), value }),
-        value.prop_map(|value| Condition::Query { name: "x".into(), value }),
+        4 => any_value().prop_map(|value| Condition::Header { name: "x".into(), value }),
+        4 => any_value().prop_map(|value| Condition::Query { name: "x".into(), value }),
+        1 => any_value().prop_map(|value| Condition::Param { name: "x".into(), value }),
+        1 => any_value().prop_map(|value| Condition::Cookie { name: "X".into(), value }),
+        1 => "([ab]\\.){0,1}c".prop_map(|host| Condition::Host(ValueMatch::Exact(host.into()))),
+        1 => "[ab]\\.?".prop_map(|start| Condition::Host(ValueMatch::StartsWith(start.into()))),
+        1 => any_path().prop_map(|path| Condition::Path(ValueMatch::StartsWith(path.into()))),
+        1 => "[ab]/?\\$?".prop_map(|pattern| Condition::Path(ValueMatch::Regex(pattern.into()))),
+        1 => "192\\.0\\.2\\.[12]".prop_map(|client| Condition::Client(ValueMatch::Exact(client.into()))),
+    ]
+}
+
+fn any_condition() -> impl Strategy<Value = Condition> {
+    let several = || proptest::collection::vec(any_single_condition(), 0..3);
+    prop_oneof![
+        6 => any_single_condition(),
+        1 => several().prop_map(Condition::Any),
+        1 => several().prop_map(Condition::All),
     ]
 }
 
@@ -49,7 +76,7 @@ fn any_table() -> impl Strategy<Value = RouteTable> {
     // few distinct paths, so that many rules meet at one path
     let rules = proptest::collection::vec(any_match(), 1..5).prop_flat_map(|paths| {
         let path = proptest::sample::select(paths);
-        proptest::collection::vec((0..50i64, path, proptest::collection::vec(any_condition(), 0..3)), 0..60)
+        proptest::collection::vec((0..50i64, path, proptest::collection::vec(any_condition(), 0..3)), 0..120)
     });
     let hosts = proptest::collection::btree_map(any_host(), rules, 0..5);
     (hosts, any::<bool>()).prop_map(|(hosts, law)| {
@@ -64,11 +91,15 @@ fn any_table() -> impl Strategy<Value = RouteTable> {
 }
 
 fn any_request() -> impl Strategy<Value = Request> {
-    let value = || proptest::option::of(proptest::sample::select(vec!["p", "q", "r"]));
-    (any_path(), value(), value()).prop_map(|(path, header, query)| {
+    let value = || proptest::option::of(proptest::sample::select(vec!["p", "q", "pq", "qq", "r", ""]));
+    (any_path(), value(), value(), value(), any::<bool>()).prop_map(|(path, header, query, cookie, repeated)| {
         let mut request = Request::path(&path);
         request.headers = header.map(|value| ("x", value)).into_iter().collect();
-        request.query = query.map(|value| format!("x={value}"));
+        if let Some(value) = cookie {
+            let line = if value == "r" { "y=p; x=qq" } else { ["x=p", "x=q", "X=pq"][value.len()] };
+            request.headers.push(("cookie", line));
+        }
+        request.query = query.map(|value| format!("x={value}{}", if repeated { "&x=p" } else { "" }));
         request
     })
 }
@@ -98,19 +129,39 @@ fn path_matches(pattern: &PathMatch, path: &str) -> bool {
         PathMatch::Regex(pattern) => {
             regex::Regex::new(pattern).expect("the strategy makes valid patterns").is_match(path)
         }
+        PathMatch::AnyOf(patterns) => patterns.iter().any(|pattern| path_matches(pattern, path)),
     }
 }
 
-fn condition_holds(condition: &Condition, request: &Request) -> bool {
+fn condition_holds(condition: &Condition, request: &Request, host: &str) -> bool {
+    let header =
+        |name: &str| request.headers.iter().find(|(header, _)| *header == name).map(|(_, value)| value.to_string());
+    let values: Vec<&str> =
+        request.query.iter().flat_map(|query| query.split('&')).map(|parameter| &parameter[2..]).collect();
     let (actual, wanted) = match condition {
-        Condition::Header { value, .. } => (request.headers.first().map(|(_, value)| *value), value),
-        Condition::Query { value, .. } => (request.query.as_deref().map(|query| &query[2..]), value),
+        Condition::Header { value, .. } => (header("x"), value),
+        Condition::Query { value, .. } => (values.first().map(ToString::to_string), value),
+        Condition::Param { value: ValueMatch::Exists, .. } => return !values.is_empty(),
+        Condition::Param { value, .. } => {
+            (values.first().filter(|_| values.len() == 1).map(ToString::to_string), value)
+        }
+        Condition::Cookie { value, .. } => {
+            (header("cookie").map(|line| line[line.rfind('=').map_or(0, |at| at + 1)..].to_owned()), value)
+        }
+        Condition::Host(value) => (Some(host.to_owned()), value),
+        Condition::Path(value) => (Some(request.path.clone()), value),
+        Condition::Client(value) => (Some(request.client.to_string()), value),
+        Condition::Any(conditions) => return conditions.iter().any(|inner| condition_holds(inner, request, host)),
+        Condition::All(conditions) => return conditions.iter().all(|inner| condition_holds(inner, request, host)),
         _ => unreachable!(),
     };
     actual.is_some_and(|actual| match wanted {
         ValueMatch::Exists => true,
         ValueMatch::Exact(text) => **text == *actual,
         ValueMatch::In(texts) => texts.iter().any(|text| **text == *actual),
+        ValueMatch::StartsWith(text) => actual.starts_with(&**text),
+        ValueMatch::EndsWith(text) => actual.ends_with(&**text),
+        ValueMatch::Regex(pattern) => regex::Regex::new(pattern).expect("valid by its strategy").is_match(&actual),
         _ => unreachable!(),
     })
 }
@@ -124,7 +175,7 @@ fn scan(table: &RouteTable, request: &Request, host: &str) -> Option<String> {
     }
     let matches = |rule: &&Arc<Rule>| {
         path_matches(&rule.matches.path, &request.path)
-            && rule.matches.conditions.iter().all(|condition| condition_holds(condition, request))
+            && rule.matches.conditions.iter().all(|condition| condition_holds(condition, request, host))
     };
     let rules = hosts.iter().flat_map(|(_, host)| &host.rules).filter(matches);
     rules.min_by(|a, b| a.precedence.cmp(&b.precedence)).map(|rule| rule.field.to_string())

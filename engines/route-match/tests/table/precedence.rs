@@ -1,4 +1,4 @@
-use headwater_model::gateway::{Action, Condition, HostLaw, HostPattern, RouteTable, ValueMatch};
+use headwater_model::gateway::{Action, Condition, HostLaw, HostPattern, PathMatch, RouteTable, ValueMatch};
 use headwater_route_match::CompiledTable;
 
 use crate::build::{Request, exact, found, ordered, prefix, regex, rule, starts, table};
@@ -122,8 +122,9 @@ fn all_conditions_must_hold() {
     let header = |name: &str, value| Condition::Header { name: name.into(), value };
     let query = |name: &str, value| Condition::Query { name: name.into(), value };
     let cookie = |name: &str, value| Condition::Cookie { name: name.into(), value };
+    let param = |name: &str, value| Condition::Param { name: name.into(), value };
     let client = |network: &str| Condition::Client(ValueMatch::Cidr(vec![network.parse().unwrap()]));
-    let mut request = Request::path("/x");
+    let mut request = Request::path("/x/%C3%BC%20y");
     request.query = Some("v=1%202&flag".to_owned());
     request.headers = vec![("x-a", "1"), ("x-b", "1"), ("x-b", "2"), ("cookie", "s=abc"), ("cookie", "t=1; u=2")];
     for (conditions, holds) in [
@@ -138,7 +139,18 @@ fn all_conditions_must_hold() {
         (vec![query("flag", ValueMatch::Exists)], true),
         (vec![query("other", ValueMatch::Exists)], false),
         (vec![cookie("u", text("2"))], true),
-        (vec![cookie("S", ValueMatch::Exists)], false),
+        (vec![cookie("S", text("abc"))], true),
+        (vec![cookie("v", ValueMatch::Exists)], false),
+        (vec![param("v", text("1 2"))], true),
+        (vec![param("flag", ValueMatch::Exists)], true),
+        (vec![param("flag", text(""))], false),
+        (vec![Condition::Host(text("a.b"))], true),
+        (vec![Condition::Host(ValueMatch::EndsWithLabel(".b".into()))], true),
+        (vec![Condition::Host(text("b"))], false),
+        (vec![Condition::Path(ValueMatch::EndsWith("\u{fc} y".into()))], true),
+        (vec![Condition::Path(text("/x/%c3%bc%20y"))], true),
+        (vec![Condition::Path(ValueMatch::Regex("^/x/\u{fc} y$".into()))], true),
+        (vec![Condition::Path(text("/x"))], false),
         (vec![client("192.0.2.0/24")], true),
         (vec![client("192.0.3.0/24")], false),
         (vec![header("x-a", text("1")), query("v", text("2"))], false),
@@ -148,7 +160,79 @@ fn all_conditions_must_hold() {
         (vec![Condition::All(vec![])], true),
     ] {
         let compiled = one_host(vec![rule("it", 0, prefix("/x"), conditions.clone())]);
-        assert_eq!(compiled.find(&request, "").is_some(), holds, "{conditions:?}");
+        assert_eq!(compiled.find(&request, "a.b").is_some(), holds, "{conditions:?}");
+    }
+}
+
+#[test]
+fn a_request_without_host_has_an_underscore_for_it() {
+    let rules = vec![rule("it", 0, prefix("/x"), vec![Condition::Host(text("_"))])];
+    let compiled = one_host(rules);
+    assert!(compiled.find(&Request::path("/x"), "").is_some());
+    assert!(compiled.find(&Request::path("/x"), "a").is_none());
+}
+
+#[test]
+fn a_rule_for_several_paths_is_found_at_each() {
+    let compiled = one_host(ordered(vec![
+        ("several", PathMatch::AnyOf(vec![exact("/a"), starts("/b"), regex("c[0-9]$"), exact("/a")])),
+        ("none", PathMatch::AnyOf(vec![])),
+        ("b", exact("/b")),
+        ("rest", prefix("/")),
+    ]));
+    for (path, name, length) in
+        [("/a", "several", 2), ("/bcd", "several", 2), ("/b", "several", 2), ("/x/c7", "several", 0), ("/c", "rest", 0)]
+    {
+        let request = Request::path(path);
+        let matched = compiled.find(&request, "").unwrap();
+        assert_eq!((&*matched.rule.field, matched.matched_prefix_len), (name, length), "{path}");
+    }
+}
+
+#[test]
+fn regular_expressions_see_the_decoded_path() {
+    let compiled = one_host(ordered(vec![
+        ("accent", regex("^/caf\u{e9} x$")),
+        ("slash", regex("^/[^/]+$")),
+        ("class", regex("^/[\u{e9}\u{fc}]/")),
+    ]));
+    for (path, name) in [
+        ("/caf%C3%A9%20x", Some("accent")),
+        ("/a%2Fb", Some("slash")),
+        ("/a/b", None),
+        ("/%C3%BC/", Some("class")),
+        ("/%C3%A1/", None),
+    ] {
+        assert_eq!(found(&compiled, &Request::path(path), "").as_deref(), name, "{path}");
+    }
+}
+
+#[test]
+fn rules_at_one_path_are_told_apart_by_several_values() {
+    let header = |name: &str, value| Condition::Header { name: name.into(), value };
+    let mut rules = Vec::new();
+    for at in 0..40 {
+        let value = ValueMatch::StartsWith(format!("s{at}-").into());
+        rules.push(rule(&format!("start {at}"), at, exact("/x"), vec![header("x-a", value)]));
+        let value = ValueMatch::Regex(format!("r[0-9]*-{at}$").into());
+        rules.push(rule(&format!("regex {at}"), 100 + at, exact("/x"), vec![header("x-a", value)]));
+        let pair = vec![header("x-b", text("same")), header("x-c", text(&at.to_string()))];
+        rules.push(rule(&format!("pair {at}"), 200 + at, exact("/x"), pair));
+    }
+    rules.push(rule("late", 1000, exact("/x"), vec![]));
+    let compiled = one_host(rules);
+    for (headers, name) in [
+        (vec![("x-a", "s17-y")], "start 17"),
+        (vec![("x-a", "s17-r5-3")], "start 17"),
+        (vec![("x-a", "r5-3")], "regex 3"),
+        (vec![("x-a", "r-39"), ("x-b", "same"), ("x-c", "1")], "regex 39"),
+        (vec![("x-b", "same"), ("x-c", "39")], "pair 39"),
+        (vec![("x-b", "same"), ("x-c", "40")], "late"),
+        (vec![("x-c", "39")], "late"),
+    ] {
+        let mut request = Request::path("/x");
+        request.headers = headers.clone();
+        assert_eq!(found(&compiled, &request, "").as_deref(), Some(name), "{headers:?}");
     }
 }
 

@@ -218,6 +218,7 @@ pub fn show(snapshot: &GatewaySnapshot, rule: &Rule) -> String {
         PathMatch::Prefix(path) => format!("prefix {path}"),
         PathMatch::StartsWith(path) => format!("starts with {path}"),
         PathMatch::Regex(pattern) => format!("regex {pattern}"),
+        PathMatch::AnyOf(paths) => format!("any of {paths:?}"),
     };
     let action = match &rule.action {
         Action::Forward(forward) => {

@@ -15,6 +15,10 @@ use crate::client::{ClientAddressPolicy, EmitProxyProtocol};
 use crate::origin::{NamespacedName, Origin};
 use crate::settings::{AccessLogFormat, Limits, TlsVersion};
 
+mod filters;
+
+pub use filters::{AllowedOrigin, Cors, EditValue, HeaderEdits, Variable};
+
 /// Everything one gateway serves.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct GatewaySnapshot {
@@ -277,9 +281,11 @@ pub enum ValueMatch {
     Cidr(Vec<ipnet::IpNet>),
 }
 
-/// Typed steps in a fixed order: URL rewrite, request headers, then on the way back response headers.
+/// Typed steps in a fixed order: CORS, URL rewrite, request headers, then on the way back CORS and response headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Filters {
+    /// Only of a rule, not of a backend.
+    pub cors: Option<Box<Cors>>,
     pub rewrite: Option<UrlRewrite>,
     pub request_headers: HeaderEdits,
     pub response_headers: HeaderEdits,
@@ -287,21 +293,10 @@ pub struct Filters {
 
 impl Filters {
     pub fn is_empty(&self) -> bool {
-        self.rewrite.is_none() && self.request_headers.is_empty() && self.response_headers.is_empty()
-    }
-}
-
-/// Order: remove, set, add. Names in lower case.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct HeaderEdits {
-    pub remove: Vec<Box<str>>,
-    pub set: Vec<(Box<str>, Box<str>)>,
-    pub add: Vec<(Box<str>, Box<str>)>,
-}
-
-impl HeaderEdits {
-    pub fn is_empty(&self) -> bool {
-        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+        self.cors.is_none()
+            && self.rewrite.is_none()
+            && self.request_headers.is_empty()
+            && self.response_headers.is_empty()
     }
 }
 
@@ -317,6 +312,18 @@ pub enum PathRewrite {
     Full(Box<str>),
     /// Replaces what the rule's [`PathMatch::Prefix`] matched.
     Prefix(Box<str>),
+    /// Replaces the first match of `pattern` in the path; `$1` to `$9` in `replacement` are its groups. The rest of the
+    /// path stays. Linear-time syntax of the `regex` crate. Only in the filters of a rule of a host.
+    Regex {
+        pattern: Box<str>,
+        /// Visible ASCII. With a `?` of its own, the request's query follows behind `&`; a `?` at the end drops it.
+        replacement: Box<str>,
+    },
+    /// Replaces `prefix` where the path, as bytes, begins with it; exactly one `/` is between the two parts.
+    Given {
+        prefix: Box<str>,
+        replacement: Box<str>,
+    },
 }
 
 /// Where a matched request goes.
@@ -356,16 +363,22 @@ pub struct Mirror {
     pub parts_per_million: u32,
 }
 
-/// `None` keeps the request's own part; the query is kept.
+/// `None` keeps the request's own part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Redirect {
     pub status: u16,
+    /// The whole `Location`, as it is; nothing below counts then.
+    pub location: Option<Box<str>>,
     pub scheme: Option<Box<str>>,
     pub host: Option<Box<str>>,
     pub port: Option<u16>,
     pub path: Option<PathRewrite>,
     /// Whether one trailing `/` of a path other than `/` is removed (ingress-nginx's ssl-redirect does).
     pub strip_trailing_slash: bool,
+    /// Whether the request's query is dropped.
+    pub drop_query: bool,
+    /// Requests for paths that begin with one of these are not redirected ([`Forward::https_redirect`] alone).
+    pub exempt: Vec<Box<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -378,6 +391,8 @@ pub struct Refuse {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct RouteTimeouts {
     pub connect: Duration,
+    /// Longest pause of the upstream while it is sent the request.
+    pub send: Duration,
     /// Longest pause of the upstream while a response is awaited or read.
     pub idle: Duration,
     /// The whole request, retries included; `None` is off.

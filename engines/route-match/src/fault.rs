@@ -21,6 +21,8 @@ pub struct Fault {
 pub enum FaultReason {
     /// A regular expression has a fault in its syntax, or is too large once compiled.
     Regex { pattern: Box<str>, cause: String },
+    /// A replacement of a path is too long, or has a character that no path may have.
+    Replacement { text: Box<str> },
     /// `Any` and `All` nest deeper than [`MAX_DEPTH`](crate::MAX_DEPTH).
     Depth,
     /// A kind of condition that this matcher does not know.
@@ -37,6 +39,12 @@ impl fmt::Display for FaultReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Regex { pattern, cause } => write!(f, "regular expression {pattern:?} cannot be used: {cause}"),
+            Self::Replacement { text } => write!(
+                f,
+                "replacement {text:?} cannot be used: visible ASCII without \"#\", {} bytes and {} groups at most",
+                crate::MAX_REPLACEMENT,
+                crate::MAX_GROUPS
+            ),
             Self::Depth => write!(f, "conditions nest deeper than {}", crate::MAX_DEPTH),
             Self::Condition => f.write_str("a condition is of a kind that is not supported"),
         }

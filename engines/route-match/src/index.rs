@@ -9,6 +9,7 @@ use crate::condition::{Check, Subject};
 use crate::fault::{Fault, FaultReason};
 use crate::path::normalise_pattern;
 use crate::request::RequestView;
+use crate::rewrite::CompiledRewrite;
 use crate::trie::Trie;
 
 mod candidates;
@@ -47,6 +48,8 @@ pub struct CompiledHost {
     regexes: Regexes,
     /// By slot of `regexes`.
     at_regex: Box<[Candidates]>,
+    /// Of the rules that have one, by rank.
+    rewrites: Box<[(u32, CompiledRewrite)]>,
     faults: Box<[Fault]>,
 }
 
@@ -76,7 +79,8 @@ impl CompiledHost {
     ///
     /// Total: a rule that cannot be matched as written refuses with 500 `invalid_match` what it may have been meant for,
     /// and is listed by [`CompiledHost::faults`]. A faulty condition holds always. A path with a faulty regular expression
-    /// stands for the paths that start with the literal text after its `^`, or for every path when it has none.
+    /// stands for the paths that start with the literal text after its `^`, or for every path when it has none. A rule
+    /// whose path cannot be rewritten as written refuses with 503 `invalid_rule`, and is listed as well.
     pub fn compile(host: &VirtualHost) -> Self {
         let mut rules: Vec<Arc<Rule>> = host.rules.clone();
         if !rules.is_sorted_by(|a, b| a.precedence <= b.precedence) {
@@ -84,6 +88,7 @@ impl CompiledHost {
         }
         let mut checks = Vec::with_capacity(rules.len());
         let mut faults = Vec::new();
+        let mut rewrites = Vec::new();
         let mut builder = Builder::default();
         for (rank, rule) in (0u32..).zip(&mut rules) {
             let mut reasons = Vec::new();
@@ -95,9 +100,19 @@ impl CompiledHost {
                 .filter_map(|condition| Check::compile(condition, 0).map_err(|reason| reasons.push(reason)).ok())
                 .collect();
             checks.push(compiled);
+            let mut refuse = Refuse { status: 500, reason: "invalid_match".into() };
+            match CompiledRewrite::of(rule) {
+                Some(Ok(rewrite)) => rewrites.push((rank, rewrite)),
+                Some(Err(reason)) => {
+                    if reasons.is_empty() {
+                        refuse = Refuse { status: 503, reason: "invalid_rule".into() };
+                    }
+                    reasons.push(reason);
+                }
+                None => {}
+            }
             if let Some(reason) = reasons.into_iter().next() {
                 faults.push(Fault { index: rank, rule: Arc::clone(rule), reason });
-                let refuse = Refuse { status: 500, reason: "invalid_match".into() };
                 *rule = Arc::new(Rule { action: Action::Refuse(refuse), ..Rule::clone(rule) });
             }
         }
@@ -136,6 +151,7 @@ impl CompiledHost {
             any,
             regexes,
             at_regex,
+            rewrites: rewrites.into(),
             faults: faults.into(),
         }
     }
@@ -143,6 +159,12 @@ impl CompiledHost {
     /// The rules by index, best precedence first; faulty ones as the rules that refuse in their place.
     pub fn rules(&self) -> &[Arc<Rule>] {
         &self.rules
+    }
+
+    /// The rewrite by a regular expression of the rule at `index`.
+    pub fn rewrite(&self, index: u32) -> Option<&CompiledRewrite> {
+        let at = self.rewrites.binary_search_by_key(&index, |(rank, _)| *rank).ok()?;
+        self.rewrites.get(at).map(|(_, rewrite)| rewrite)
     }
 
     /// Rules that could not be compiled as written, by index.

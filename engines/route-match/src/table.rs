@@ -9,6 +9,7 @@ use crate::condition::Subject;
 use crate::fault::Fault;
 use crate::index::{Best, CompiledHost};
 use crate::request::RequestView;
+use crate::rewrite::CompiledRewrite;
 
 /// Hosts that are shared or copied together.
 const CHUNK: usize = 64;
@@ -54,6 +55,13 @@ pub struct Matched<'t> {
     /// Bytes of the normal path that `Exact`, `Prefix` or `StartsWith` compared; 0 for others. What follows a matched
     /// `Prefix` is empty or begins with `/`: for the prefix `/` the length is 0.
     pub matched_prefix_len: usize,
+}
+
+impl<'t> Matched<'t> {
+    /// The rule's rewrite by a regular expression; `None` for the default rule, too.
+    pub fn rewrite(&self) -> Option<&'t CompiledRewrite> {
+        self.host?.rewrite(self.index)
+    }
 }
 
 impl Slot {

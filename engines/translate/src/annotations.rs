@@ -7,11 +7,34 @@ use headwater_model::gateway::{Balance, HashKey};
 use headwater_model::origin::ObjectKey;
 
 use crate::annotation_names::{GUARDS, PREFIX, is_known};
+use crate::filters::{self, RouteFilters};
+use crate::lookup::{ALB_NAMES, Lookup, Said, places};
 use crate::service::Speech;
 
-/// What the annotations of one Ingress say.
+/// What the annotations of one Ingress say about all of it, and about single paths.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Annotated {
+    pub(crate) whole: Annotations,
+    /// By indices of rule and path.
+    at: BTreeMap<(usize, usize), Annotations>,
+}
+
+impl Annotated {
+    /// Where the path has annotations of its own.
+    pub(crate) fn at(&self, rule: usize, path: usize) -> Option<&Annotations> {
+        self.at.get(&(rule, path))
+    }
+
+    /// Indices of rule and path of those.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.at.keys().copied()
+    }
+}
+
+/// What the annotations of one Ingress, or of one of its paths, say.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Annotations {
+    pub(crate) filters: RouteFilters,
     pub(crate) ssl_redirect: Option<bool>,
     pub(crate) force_ssl_redirect: Option<bool>,
     pub(crate) preserve_trailing_slash: bool,
@@ -31,13 +54,29 @@ pub(crate) enum BackendProtocol {
     Unsupported,
 }
 
-/// Reads the annotations under [`PREFIX`]; others are not looked at.
-pub(crate) fn read(object: &ObjectKey, annotations: &BTreeMap<String, String>) -> (Annotations, Vec<Finding>) {
+/// Reads the annotations under the prefixes of [`Lookup`]; others are not looked at.
+pub(crate) fn read_all(
+    object: &ObjectKey,
+    annotations: &BTreeMap<String, String>,
+    domain: &str,
+) -> (Annotated, Vec<Finding>) {
+    let (whole, mut findings) = read(object, &Lookup::new(annotations, domain, None));
+    let mut at = BTreeMap::new();
+    for place in places(annotations, domain) {
+        let (read, mut found) = read(object, &Lookup::new(annotations, domain, Some(place)));
+        // What is wrong with the others was found already.
+        found.retain(|finding| finding.field.starts_with("metadata.annotations[index."));
+        findings.append(&mut found);
+        at.insert(place, read);
+    }
+    (Annotated { whole, at }, findings)
+}
+
+fn read(object: &ObjectKey, lookup: &Lookup<'_>) -> (Annotations, Vec<Finding>) {
     let mut read = Annotations::default();
     let mut findings = Vec::new();
-    let under_prefix = annotations.range(PREFIX.to_owned()..).take_while(|(name, _)| name.starts_with(PREFIX));
-    for (full_name, value) in under_prefix {
-        let name = &full_name[PREFIX.len()..];
+    for said in lookup.iter() {
+        let Said { full_name, name, value } = said;
         let mut find = |finding: Finding| findings.push(finding.at(format!("metadata.annotations[{full_name}]")));
         let boolean = |find: &mut dyn FnMut(Finding)| {
             let parsed = parse_bool(value);
@@ -82,15 +121,17 @@ pub(crate) fn read(object: &ObjectKey, annotations: &BTreeMap<String, String>) -
                     ),
                 )),
             },
+            name if filters::READ.contains(&name) => {}
             name if closes(name, value) => {
                 read.guarded = true;
-                let message = format!("{PREFIX}{name} is not available yet; requests get 503 {UNAVAILABLE_GUARD}");
+                let message = format!("{full_name} is not available yet; requests get 503 {UNAVAILABLE_GUARD}");
                 let mend = "remove it to serve everybody, or keep somebody else in front";
                 find(Finding::error("NotImplemented", object.clone(), message).mend(mend));
             }
-            name => find(unimplemented(object, name)),
+            name => find(unimplemented(object, full_name, name)),
         }
     }
+    read.filters = filters::Reader { object, lookup, findings: &mut findings }.filters();
     (read, findings)
 }
 
@@ -113,19 +154,20 @@ fn closes(name: &str, value: &str) -> bool {
     }
 }
 
-fn unimplemented(object: &ObjectKey, name: &str) -> Finding {
-    if !is_known(name) {
+fn unimplemented(object: &ObjectKey, full_name: &str, name: &str) -> Finding {
+    let is_alb = !full_name.starts_with(PREFIX) && ALB_NAMES.contains(&name);
+    if !is_known(name) && !is_alb {
         return Finding::warning(
             "UnknownAnnotation",
             object.clone(),
-            format!("{PREFIX}{name} is not an annotation of ingress-nginx; it has no effect"),
+            format!("{full_name} is not an annotation that is known; it has no effect"),
         )
         .mend("correct its name, or remove it");
     }
     let message = if GUARDS.contains(&name) {
-        format!("{PREFIX}{name} is not available yet: requests are served WITHOUT this protection")
+        format!("{full_name} is not available yet: requests are served WITHOUT this protection")
     } else {
-        format!("{PREFIX}{name} is not available yet and has no effect")
+        format!("{full_name} is not available yet and has no effect")
     };
     Finding::warning("NotImplemented", object.clone(), message)
 }
@@ -179,7 +221,8 @@ mod tests {
 
     fn read_one(name: &str, value: &str) -> (Annotations, Vec<Finding>) {
         let key = ObjectKey::new(Kind::Ingress, "shop", "web");
-        read(&key, &BTreeMap::from([(format!("{PREFIX}{name}"), value.to_owned())]))
+        let annotations = BTreeMap::from([(format!("{PREFIX}{name}"), value.to_owned())]);
+        read(&key, &Lookup::new(&annotations, "cpaas.io", None))
     }
 
     #[test]
@@ -193,7 +236,8 @@ mod tests {
             "upstream-hash-by",
             "canary",
         ];
-        for name in crate::annotation_names::NAMES.into_iter().filter(|name| !obeyed.contains(name)) {
+        let obeyed = |name: &&str| obeyed.contains(name) || filters::READ.contains(name);
+        for name in crate::annotation_names::NAMES.into_iter().filter(|name| !obeyed(name)) {
             let (annotations, findings) = read_one(name, "true");
             let guarded = closes(name, "true");
             assert_eq!(annotations, Annotations { guarded, ..Annotations::default() });
@@ -204,7 +248,32 @@ mod tests {
         }
         assert_eq!(read_one("rewrite-tarket", "/").1[0].reason, "UnknownAnnotation");
         let other = BTreeMap::from([("nginx.ingress.kubernetes.iox/a".to_owned(), "b".to_owned())]);
-        assert_eq!(read(&ObjectKey::new(Kind::Ingress, "a", "b"), &other).1, []);
+        assert_eq!(read_all(&ObjectKey::new(Kind::Ingress, "a", "b"), &other, "cpaas.io").1, []);
+    }
+
+    #[test]
+    fn a_path_may_have_annotations_of_its_own_and_findings_are_told_once() {
+        let pairs = [
+            ("nginx.ingress.kubernetes.io/ssl-redirect", "no"),
+            ("nginx.ingress.kubernetes.io/proxy-read-timeout", "5"),
+            ("alb.ingress.cpaas.io/proxy-read-timeout", "6s"),
+            ("index.0-1.alb.ingress.cpaas.io/proxy-read-timeout", "x"),
+            ("alb.ingress.cpaas.io/session-affinity-policy", "cookie"),
+            ("alb.ingress.cpaas.io/rewrite-reqest", "{}"),
+        ];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let key = ObjectKey::new(Kind::Ingress, "shop", "web");
+        let (annotated, findings) = read_all(&key, &BTreeMap::from(pairs), "cpaas.io");
+        assert!(annotated.at(0, 0).is_none());
+        assert_ne!(annotated.at(0, 1), Some(&annotated.whole));
+        let told: Vec<_> = findings.iter().map(|finding| (finding.reason, finding.field.as_str())).collect();
+        let expected = [
+            ("UnknownAnnotation", "metadata.annotations[alb.ingress.cpaas.io/rewrite-reqest]"),
+            ("NotImplemented", "metadata.annotations[alb.ingress.cpaas.io/session-affinity-policy]"),
+            ("InvalidValue", "metadata.annotations[nginx.ingress.kubernetes.io/ssl-redirect]"),
+            ("InvalidValue", "metadata.annotations[index.0-1.alb.ingress.cpaas.io/proxy-read-timeout]"),
+        ];
+        assert_eq!(told, expected);
     }
 
     #[test]

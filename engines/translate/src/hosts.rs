@@ -9,6 +9,7 @@ use headwater_model::gateway::{Action, HostLaw, HostPattern, PathMatch, Preceden
 use headwater_model::origin::NamespacedName;
 
 use crate::conflict::{self, Age};
+use crate::filters::regex_of_text;
 use crate::precedence;
 
 /// A rule that an Ingress wants at a host and path. Several may want the same; the oldest gets it.
@@ -26,6 +27,8 @@ struct Host {
     contested: usize,
     /// Rules made for paths that are exempt from the redirect to HTTPS, with the rule each was made from.
     exempt: Vec<(Arc<Rule>, Arc<Rule>)>,
+    /// Rules made where the paths of the host are regular expressions, with the rule each was made from.
+    regexes: Vec<(Arc<Rule>, Arc<Rule>)>,
 }
 
 /// Hosts of a gateway, and the table published from them.
@@ -162,6 +165,7 @@ impl Host {
                 let what = match &loser.rule.matches.path {
                     PathMatch::Exact(path) => format!("exact path {path} of host {host}"),
                     PathMatch::Prefix(path) => format!("path {path} of host {host}"),
+                    PathMatch::Regex(pattern) => format!("regular expression {pattern} of host {host}"),
                     _ => format!("what no other path of host {host} matches"),
                 };
                 findings.push(conflict::lost(&loser.age, &loser.rule.field, &what, &winner.age));
@@ -174,6 +178,10 @@ impl Host {
         let mut rules: Vec<Arc<Rule>> = Vec::with_capacity(self.places.len() + exempt.len());
         rules.extend(self.places.values().filter_map(|place| place.first()).map(|candidate| candidate.rule.clone()));
         let old = std::mem::take(&mut self.exempt);
+        if rules.iter().any(|rule| matches!(rule.matches.path, PathMatch::Regex(_))) {
+            return self.as_regexes(host, rules, exempt);
+        }
+        self.regexes = Vec::new();
         for path in exempt {
             let Some(base) = self.covering(host, path) else { continue };
             if !redirects(&base) {
@@ -196,6 +204,22 @@ impl Host {
         rules
     }
 
+    /// Where one Ingress of a host asks for regular expressions, every path of the host is one, as in ingress-nginx: the
+    /// longest that matches wins. Which rule an exempt path gets is known with the request only.
+    fn as_regexes(&mut self, host: &HostPattern, mut rules: Vec<Arc<Rule>>, exempt: &[Box<str>]) -> Vec<Arc<Rule>> {
+        let old = std::mem::take(&mut self.regexes);
+        for rule in &mut rules {
+            let Some(made) = as_regex(host, rule, exempt) else { continue };
+            let before = old.iter().find(|(from, _)| Arc::ptr_eq(from, rule)).map(|(_, before)| before);
+            let made = before.filter(|before| ***before == made).map_or_else(|| Arc::new(made), Arc::clone);
+            self.regexes.push((rule.clone(), made.clone()));
+            *rule = made;
+        }
+        // Of equal ones, an Exact path stays in front.
+        rules.sort_by(|a, b| a.precedence.cmp(&b.precedence));
+        rules
+    }
+
     /// The rule that a request for `path` would get, were it not for rules of longer paths.
     fn covering(&self, host: &HostPattern, path: &str) -> Option<Arc<Rule>> {
         let mut end = path.trim_end_matches('/').len();
@@ -212,6 +236,28 @@ impl Host {
             end = path[..end].rfind('/').unwrap_or(0);
         }
     }
+}
+
+/// The rule with a regular expression for its path; `None`: as it is.
+fn as_regex(host: &HostPattern, rule: &Rule, exempt: &[Box<str>]) -> Option<Rule> {
+    let path = match &rule.matches.path {
+        PathMatch::Exact(text) | PathMatch::Prefix(text) | PathMatch::StartsWith(text) => Some(regex_of_text(text)),
+        _ => None,
+    };
+    if path.is_none() && (!redirects(rule) || exempt.is_empty()) {
+        return None;
+    }
+    let mut rule = rule.clone();
+    if let Some(path) = path {
+        rule.precedence = precedence::of_path(host, &path);
+        rule.matches.path = path;
+    }
+    if let Action::Forward(forward) = &mut rule.action
+        && let Some(redirect) = &mut forward.https_redirect
+    {
+        redirect.exempt = exempt.to_vec();
+    }
+    Some(rule)
 }
 
 fn redirects(rule: &Rule) -> bool {

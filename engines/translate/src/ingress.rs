@@ -10,11 +10,12 @@ use headwater_model::gateway::{
 use headwater_model::object::{HttpIngressPath, Ingress, IngressBackend};
 use headwater_model::origin::{NamespacedName, ObjectKey, Origin};
 
-use crate::annotations::{self, Annotations, BackendProtocol, UNAVAILABLE_GUARD};
+use crate::annotations::{self, Annotated, Annotations, BackendProtocol, UNAVAILABLE_GUARD};
 use crate::conflict::{Age, place};
 use crate::environment::GatewayId;
+use crate::filters::{regex_path, syntax_error};
 use crate::host::parse_host;
-use crate::path::{looks_like_regex, parse_path};
+use crate::path::{MAX_PATH, PathError, looks_like_regex, parse_path};
 use crate::pools::{PoolKey, PoolRegistry};
 use crate::precedence;
 use crate::service::{self, Unresolved};
@@ -27,7 +28,7 @@ pub(crate) struct Translated {
     pub(crate) object: Arc<Ingress>,
     pub(crate) gateway: GatewayId,
     pub(crate) age: Age,
-    pub(crate) annotations: Annotations,
+    pub(crate) annotations: Annotated,
     /// By place in `spec.rules`; `None` where the host is refused.
     pub(crate) hosts: Vec<Option<HostPattern>>,
     pub(crate) claims: Vec<Claim>,
@@ -41,8 +42,8 @@ pub(crate) struct Translated {
 /// One entry of `spec.rules`.
 #[derive(Debug, Default)]
 pub(crate) struct TranslatedRule {
-    /// Whether plain HTTP was redirected.
-    redirect: bool,
+    /// Whether the host had a certificate.
+    covered: bool,
     pub(crate) paths: Vec<Route>,
     /// Where the Ingress's default backend answers what no path of the host matches.
     pub(crate) rest: Option<Route>,
@@ -90,19 +91,29 @@ pub(crate) fn hosts(
     hosts
 }
 
-pub(crate) fn read_annotations(ingress: &Ingress, findings: &mut Vec<Finding>) -> Annotations {
-    let (annotations, mut found) = annotations::read(&ingress.key(), &ingress.metadata.annotations);
+pub(crate) fn read_annotations(ingress: &Ingress, domain: &str, findings: &mut Vec<Finding>) -> Annotated {
+    let (annotated, mut found) = annotations::read_all(&ingress.key(), &ingress.metadata.annotations, domain);
     findings.append(&mut found);
-    annotations
+    for (rule, path) in annotated.places() {
+        let paths = ingress.spec.rules.get(rule).and_then(|rule| rule.http.as_ref()).map_or(0, |http| http.paths.len());
+        if path >= paths {
+            let message = format!("index.{rule}-{path} names a path that the Ingress does not have; it has no effect");
+            findings.push(Finding::warning("NoEffect", ingress.key(), message).at("metadata.annotations"));
+        }
+    }
+    annotated
 }
 
 /// What the paths of one Ingress are translated with.
+#[derive(Clone)]
 pub(crate) struct Context<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) ingress: &'a Ingress,
     pub(crate) gateway_id: &'a GatewayId,
     pub(crate) gateway: &'a Gateway,
     pub(crate) age: &'a Age,
+    pub(crate) annotated: &'a Annotated,
+    /// Those that count here.
     pub(crate) annotations: &'a Annotations,
     pub(crate) key: ObjectKey,
     pub(crate) origin: Arc<Origin>,
@@ -128,28 +139,32 @@ pub(crate) fn rules(
             rules.push(TranslatedRule::default());
             continue;
         };
-        let redirect = context.redirects(is_covered(host));
+        let covered = is_covered(host);
         let old_rule = old.and_then(|old| old.rules.get(index));
         let old_spec = old.and_then(|old| Some(old.object.spec.rules.get(index)?.http.as_ref()?.paths.as_slice()));
         // Only what surrounds the path; the path itself is compared below.
         let settled = context.settled
-            && old_rule.is_some_and(|old_rule| old_rule.redirect == redirect)
+            && old_rule.is_some_and(|old_rule| old_rule.covered == covered)
             && old.and_then(|old| old.hosts.get(index)) == Some(&Some(host.clone()));
-        let mut translated = TranslatedRule { redirect, paths: Vec::with_capacity(paths.len()), rest: None };
+        let mut translated = TranslatedRule { covered, paths: Vec::with_capacity(paths.len()), rest: None };
         for (path_index, path) in paths.iter().enumerate() {
             let before = old_rule.and_then(|rule| rule.paths.get(path_index));
             let place = place(index, path_index);
             let same_spec = old_spec.and_then(|paths| paths.get(path_index)) == Some(path);
             translated.paths.push(match before {
                 Some(before) if settled && same_spec => before.clone(),
-                before => context.path(host, path, place, redirect, before, pools),
+                before => {
+                    let annotations = context.annotated.at(index, path_index);
+                    let own = annotations.map(|annotations| Context { annotations, ..context.clone() });
+                    own.as_ref().unwrap_or(context).path(host, path, place, covered, before, pools)
+                }
             });
         }
         if let Some(backend) = &ingress.spec.default_backend {
             let before = old_rule.and_then(|rule| rule.rest.as_ref());
             let age = context.age.at(place(index, REST));
             let route =
-                context.route(host, PathMatch::Any, backend, "spec.defaultBackend", age, redirect, before, pools);
+                context.route(host, PathMatch::Any, backend, "spec.defaultBackend", age, Some(covered), before, pools);
             // What is wrong with the backend is told once, with the default of the gateway.
             translated.rest = Some(Route { entry: route.entry, findings: Vec::new() });
         }
@@ -166,9 +181,9 @@ pub(crate) fn default_route(
 ) -> Option<Route> {
     let backend = context.ingress.spec.default_backend.as_ref()?;
     let before = old.and_then(|old| old.default.as_ref());
-    let redirect = context.redirects(false);
     let age = context.age.clone();
-    Some(context.route(&HostPattern::Any, PathMatch::Any, backend, "spec.defaultBackend", age, redirect, before, pools))
+    let covered = Some(false);
+    Some(context.route(&HostPattern::Any, PathMatch::Any, backend, "spec.defaultBackend", age, covered, before, pools))
 }
 
 impl Context<'_> {
@@ -179,6 +194,14 @@ impl Context<'_> {
         force || (wanted && covered && defaults.has_https)
     }
 
+    /// The answer to every request, before anything is looked for.
+    fn standing_redirect(&self, covered: bool) -> Option<Redirect> {
+        let force = self.annotations.force_ssl_redirect == Some(true);
+        let wanted = self.annotations.ssl_redirect == Some(true);
+        self.annotations.filters.redirect(force || (wanted && covered))
+    }
+
+    /// The answer to plain HTTP.
     fn redirect(&self, path: &PathMatch) -> Option<Redirect> {
         let defaults = &self.gateway.routes.redirect;
         let text = match path {
@@ -190,11 +213,14 @@ impl Context<'_> {
         }
         Some(Redirect {
             status: defaults.status,
+            location: None,
             scheme: Some("https".into()),
             host: None,
-            port: defaults.port,
+            port: self.annotations.filters.port.or(defaults.port),
             path: None,
             strip_trailing_slash: !self.annotations.preserve_trailing_slash,
+            drop_query: false,
+            exempt: Vec::new(),
         })
     }
 
@@ -203,36 +229,49 @@ impl Context<'_> {
         host: &HostPattern,
         path: &HttpIngressPath,
         place: (u32, u32),
-        redirect: bool,
+        covered: bool,
         old: Option<&Route>,
         pools: &mut PoolRegistry,
     ) -> Route {
         let field = format!("spec.rules[{}].http.paths[{}]", place.0, place.1);
-        let matched = match parse_path(path.path.as_deref(), path.path_type) {
+        let is_regex = self.annotations.filters.regex;
+        let text = path.path.as_deref();
+        let parsed = if is_regex { parse_regex(text) } else { parse_path(text, path.path_type) };
+        let matched = match parsed {
             Ok(matched) => matched,
             Err(wrong) => {
                 let finding = Finding::error("InvalidPath", self.key.clone(), format!("{wrong}; the path is left out"));
                 return Route { entry: None, findings: vec![finding.at(format!("{field}.path"))] };
             }
         };
-        let mut route = self.route(host, matched, &path.backend, &field, self.age.at(place), redirect, old, pools);
-        if path.path.as_deref().is_some_and(looks_like_regex) {
-            let message = "regular expressions are not available yet; the path is compared letter by letter";
-            route
-                .findings
-                .push(Finding::warning("NotImplemented", self.key.clone(), message).at(format!("{field}.path")));
-        }
+        let age = self.age.at(place);
+        let mut route = self.route(host, matched, &path.backend, &field, age, Some(covered), old, pools);
+        let found = match text {
+            Some(text) if is_regex => syntax_error(text).map(|wrong| {
+                let message =
+                    format!("{text:?} cannot be matched in linear time: {wrong}; requests get 500 invalid_match");
+                Finding::error("InvalidPath", self.key.clone(), message)
+            }),
+            Some(text) if looks_like_regex(text) => {
+                let message = "looks like a regular expression, and is compared letter by letter";
+                let finding = Finding::warning("NotRegex", self.key.clone(), message);
+                Some(finding.mend("set nginx.ingress.kubernetes.io/use-regex: \"true\" if it is one"))
+            }
+            _ => None,
+        };
+        route.findings.extend(found.map(|finding| finding.at(format!("{field}.path"))));
         route
     }
 
     /// What no Ingress wants goes to `backend`; its object is the Service itself.
     pub(crate) fn fallback(&self, backend: &IngressBackend, old: Option<&Route>, pools: &mut PoolRegistry) -> Route {
         let age = self.age.clone();
-        let mut route = self.route(&HostPattern::Any, PathMatch::Any, backend, "", age, false, old, pools);
+        let mut route = self.route(&HostPattern::Any, PathMatch::Any, backend, "", age, None, old, pools);
         route.findings.iter_mut().for_each(|finding| finding.field.clear());
         route
     }
 
+    /// `covered`: whether the host has a certificate; `None` where nothing is ever redirected.
     #[expect(clippy::too_many_arguments, reason = "a rule is made of this many parts")]
     fn route(
         &self,
@@ -241,39 +280,48 @@ impl Context<'_> {
         backend: &IngressBackend,
         field: &str,
         age: Age,
-        redirect: bool,
+        covered: Option<bool>,
         old: Option<&Route>,
         pools: &mut PoolRegistry,
     ) -> Route {
         let mut findings = Vec::new();
-        let redirect = if redirect { self.redirect(&path) } else { None };
+        let https = covered.is_some_and(|covered| self.redirects(covered)).then(|| self.redirect(&path)).flatten();
+        let standing = covered.and_then(|covered| self.standing_redirect(covered));
         let service = backend
             .service
             .as_ref()
             .map(|service| NamespacedName::new(self.ingress.metadata.namespace.clone(), service.name.as_str()));
-        let (action, pool) = match self.resolve(backend, service.as_ref()) {
+        let refuse = |reason: &str| Action::Refuse(Refuse { status: 503, reason: reason.into() });
+        let (action, pool) = if self.annotations.filters.broken {
             // Told once, with the annotation.
-            _ if self.annotations.guarded => {
-                (Action::Refuse(Refuse { status: 503, reason: UNAVAILABLE_GUARD.into() }), None)
-            }
-            Ok(key) => {
-                let pool = pools.acquire(key);
-                (Action::Forward(self.forward(pool, redirect)), Some(pool))
-            }
-            Err(wrong) => {
-                let field = if field == "spec.defaultBackend" { field.to_owned() } else { format!("{field}.backend") };
-                let reason = if wrong.reason == "no_service" { "MissingReference" } else { "InvalidBackend" };
-                let message = format!("{}; requests get 503 {}", wrong.message, wrong.reason);
-                findings.push(Finding::error(reason, self.key.clone(), message).at(field).mend(wrong.mend));
-                (Action::Refuse(Refuse { status: 503, reason: wrong.reason.into() }), None)
+            (refuse("invalid_rule"), None)
+        } else if let Some(redirect) = standing {
+            // Before anybody is kept out: it shows nothing, and its Service need not exist.
+            (Action::Redirect(redirect), None)
+        } else if self.annotations.guarded {
+            (refuse(UNAVAILABLE_GUARD), None)
+        } else {
+            match self.resolve(backend, service.as_ref()) {
+                Ok(key) => {
+                    let pool = pools.acquire(key);
+                    (Action::Forward(self.forward(pool, https)), Some(pool))
+                }
+                Err(wrong) => {
+                    let field =
+                        if field == "spec.defaultBackend" { field.to_owned() } else { format!("{field}.backend") };
+                    let reason = if wrong.reason == "no_service" { "MissingReference" } else { "InvalidBackend" };
+                    let message = format!("{}; requests get 503 {}", wrong.message, wrong.reason);
+                    findings.push(Finding::error(reason, self.key.clone(), message).at(field).mend(wrong.mend));
+                    (refuse(wrong.reason), None)
+                }
             }
         };
         let rule = Rule {
             origin: self.origin.clone(),
             field: field.into(),
             precedence: precedence::of_path(host, &path),
+            filters: self.annotations.filters.of(&path),
             matches: Match { path, conditions: Vec::new() },
-            filters: Filters::default(),
             action,
         };
         let old = old.and_then(|old| old.entry.as_ref());
@@ -333,11 +381,20 @@ impl Context<'_> {
             backends: vec![Backend { pool, weight: 1, filters: Filters::default() }],
             https_redirect,
             balance: self.annotations.balance.clone().unwrap_or_else(|| defaults.balance.clone()),
-            timeouts: defaults.timeouts,
+            timeouts: self.annotations.filters.timeouts(defaults.timeouts),
             retry: defaults.retry,
             mirrors: Vec::new(),
         }
     }
+}
+
+/// A path that is a regular expression, whatever its type says.
+fn parse_regex(text: Option<&str>) -> Result<PathMatch, PathError> {
+    let text = text.filter(|text| !text.is_empty()).unwrap_or("/");
+    if text.len() > MAX_PATH {
+        return Err(PathError::Long(text.len()));
+    }
+    regex_path(text).ok_or_else(|| PathError::Relative(text.to_owned()))
 }
 
 /// Equal but for the generation of the object: a rule that an edit left alone stays what it was.
@@ -355,7 +412,7 @@ const REST: usize = usize::MAX;
 
 impl Translated {
     /// What every path of the Ingress depends on.
-    pub(crate) fn surroundings(&self) -> (&GatewayId, &Age, &Annotations) {
+    pub(crate) fn surroundings(&self) -> (&GatewayId, &Age, &Annotated) {
         (&self.gateway, &self.age, &self.annotations)
     }
 

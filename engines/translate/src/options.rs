@@ -5,6 +5,9 @@ use headwater_model::origin::NamespacedName;
 /// `spec.controller` of the IngressClasses that Headwater serves.
 pub const CONTROLLER: &str = "headwater.dev/ingress";
 
+/// Base domain of Alauda's labels and annotations where none is configured.
+pub const LABEL_DOMAIN: &str = "cpaas.io";
+
 /// Which Ingresses are served, and what stands in for settings that no object has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -25,6 +28,8 @@ pub struct Options {
     pub nginx_config_maps: Vec<NamespacedName>,
     /// Service that gets what no Ingress wants, at its first port, unless an Ingress has a default backend.
     pub default_backend: Option<NamespacedName>,
+    /// Base domain of Alauda's annotations: `alb.ingress.DOMAIN/...`.
+    pub label_domain: String,
     /// Secret of the certificate for names without one, where GatewaySettings name none.
     pub default_certificate: Option<NamespacedName>,
     /// Whether Secrets can be read. Where they cannot (a controller without the right to), nothing is said about them
@@ -51,6 +56,7 @@ impl Default for Options {
             serve_all_without_classes: false,
             nginx_config_maps: vec![map("ingress-nginx"), map("default")],
             default_backend: None,
+            label_domain: LABEL_DOMAIN.to_owned(),
             default_certificate: None,
             reads_secrets: true,
             http_port: None,

@@ -356,6 +356,7 @@ impl Reader<'_> {
         let config = self.config();
         let timeouts = &spec.timeouts;
         let seconds = Duration::from_secs;
+        let idle = self.positive(object, "spec.timeouts.idle", timeouts.idle, config.proxy_read_timeout, seconds(60));
         RouteTimeouts {
             connect: self.positive(
                 object,
@@ -364,7 +365,8 @@ impl Reader<'_> {
                 config.proxy_connect_timeout,
                 seconds(5),
             ),
-            idle: self.positive(object, "spec.timeouts.idle", timeouts.idle, config.proxy_read_timeout, seconds(60)),
+            send: idle,
+            idle,
             request: timeouts.request.map(|text| text.0).filter(|request| !request.is_zero()),
         }
     }

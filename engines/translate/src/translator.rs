@@ -18,7 +18,7 @@ use headwater_model::gateway::{
 use headwater_model::object::{Ingress, IngressBackend, IngressServiceBackend, Metadata, ServiceBackendPort};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey, Origin};
 
-use crate::annotations::Annotations;
+use crate::annotations::Annotated;
 use crate::certificate::CertificateError;
 use crate::class::Assignment;
 use crate::conflict::Age;
@@ -93,7 +93,7 @@ struct Head {
     object: Arc<Ingress>,
     gateway: GatewayId,
     age: Age,
-    annotations: Annotations,
+    annotations: Annotated,
     hosts: Vec<Option<HostPattern>>,
     claims: Vec<Claim>,
     secrets: Vec<NamespacedName>,
@@ -207,7 +207,7 @@ impl Translator {
         let ingress = Ingress { metadata, ..Ingress::default() };
         let key = ObjectKey { kind: Kind::Service, id };
         let origin = Arc::new(Origin { key: key.clone(), generation: 0 });
-        let (annotations, age) = (Annotations::default(), Age::of(&ingress.metadata));
+        let (annotated, age) = (Annotated::default(), Age::of(&ingress.metadata));
         let mut found = Vec::new();
         for (gateway_id, tables) in &mut self.tables {
             let old = tables.fallback.take();
@@ -218,7 +218,8 @@ impl Translator {
                     gateway_id,
                     gateway,
                     age: &age,
-                    annotations: &annotations,
+                    annotated: &annotated,
+                    annotations: &annotated.whole,
                     key: key.clone(),
                     origin: origin.clone(),
                     settled: false,
@@ -320,8 +321,8 @@ impl Translator {
                 return None;
             }
         };
-        let annotations = ingress::read_annotations(object, &mut findings);
-        if annotations.canary {
+        let annotations = ingress::read_annotations(object, &self.options.label_domain, &mut findings);
+        if annotations.whole.canary {
             self.retire(id, old, findings);
             return None;
         }
@@ -427,7 +428,8 @@ impl Translator {
             gateway_id: &gateway,
             gateway: &settings,
             age: &age,
-            annotations: &annotations,
+            annotated: &annotations,
+            annotations: &annotations.whole,
             key: object.key(),
             origin: Arc::new(object.origin()),
             settled,

@@ -15,7 +15,7 @@ use crate::plan::{self, Plan};
 use crate::record::Record;
 use crate::timer::Timer;
 use crate::upstream::{Lease, PoolRuntime, Tried};
-use crate::{h1, h2, outbound, redirect, respond};
+use crate::{cors, h1, h2, outbound, redirect, respond};
 
 /// What one attempt needs to know besides request and response.
 pub(crate) struct Attempt<'a> {
@@ -24,6 +24,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) timeouts: RouteTimeouts,
     /// Of the rule, of the backend.
     pub(crate) response_edits: [&'a HeaderEdits; 2],
+    pub(crate) cors: Option<cors::Answer<'a>>,
     pub(crate) started: Instant,
     /// Whether the request's body has gone out whole.
     pub(crate) uploaded: Cell<bool>,
@@ -113,11 +114,19 @@ async fn act<R: Request, B: RequestBody, S: ResponseSink>(
     let redirect = match &plan.rule.action {
         Action::Redirect(redirect) => redirect,
         Action::Forward(Forward { https_redirect: Some(redirect), .. })
-            if plan.client.scheme == headwater_client_address::Scheme::Http =>
+            if plan.client.scheme == headwater_client_address::Scheme::Http
+                && !redirect.exempt.iter().any(|exempt| plan.path.as_str().starts_with(&**exempt)) =>
         {
             redirect
         }
         Action::Forward(forward) => {
+            if let Some(answer) = cors::Answer::to(plan.rule, request).filter(|_| request.method() == "OPTIONS") {
+                if !body.is_done() {
+                    sink.close_after();
+                }
+                record.status = 204;
+                return respond::send_preflight(sink, &answer).await;
+            }
             return match forward.timeouts.request {
                 None => self::forward(accepted, timer, request, body, sink, plan, forward, record).await,
                 Some(limit) => {
@@ -218,6 +227,7 @@ impl<R: Request> Call<'_, R> {
             accepted: self.accepted,
             timer: self.timer,
             timeouts: self.forward.timeouts,
+            cors: cors::Answer::to(self.plan.rule, self.request),
             response_edits: [&self.plan.rule.filters.response_headers, &self.backend_edits.response_headers],
             started,
             uploaded: Cell::new(body.is_done()),

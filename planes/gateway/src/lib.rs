@@ -7,6 +7,7 @@ mod apply;
 mod buffer;
 mod clients;
 mod cork;
+mod cors;
 mod dns;
 mod exchange;
 mod fault;
@@ -26,6 +27,7 @@ mod run;
 mod timer;
 mod tunnel;
 mod upstream;
+mod variable;
 mod worker;
 
 pub use apply::{Applied, ListenerStatus};

@@ -12,6 +12,8 @@ use crate::h2::append;
 use crate::headers::Edited;
 use crate::message::{BodySize, HeaderLines, Request};
 use crate::plan::Plan;
+use crate::redirect::replace_prefix;
+use crate::variable::Asked;
 
 /// The lines that may be forwarded: neither ours to write nor a claim about the client.
 struct Clean<'a, R> {
@@ -41,10 +43,11 @@ fn is_ours(name: &[u8]) -> bool {
 fn each_line<R: Request>(request: &R, plan: &Plan<'_>, backend: &Filters, mut visit: impl FnMut(&[u8], &[u8])) {
     let clean = Clean { request, plan };
     let edits = [&plan.rule.filters.request_headers, &backend.request_headers];
+    let variables = Asked { request, plan };
     if edits.iter().all(|edits| edits.is_empty()) {
         return clean.each(visit);
     }
-    Edited { lines: &clean, edits }.each(|name, value| {
+    Edited { lines: &clean, edits, variables }.each(|name, value| {
         // What came through `clean` and is ours by name came from a trusted sender; only edits are filtered here.
         let edited = edits
             .iter()
@@ -67,10 +70,28 @@ fn host<'a, R: Request>(request: &'a R, plan: &'a Plan<'_>, backend: &'a Filters
 fn write_target<R: Request>(request: &R, plan: &Plan<'_>, backend: &Filters, out: &mut Vec<u8>) {
     let rewrites = [backend, &plan.rule.filters];
     let rewrite = rewrites.into_iter().find_map(|filters| filters.rewrite.as_ref()?.path.as_ref());
+    let query = request.target().split_once('?').map(|(_, query)| query);
     match rewrite {
         None if plan.path_changed => out.extend_from_slice(plan.path.as_str().as_bytes()),
         None => return out.extend_from_slice(request.target().as_bytes()),
         Some(PathRewrite::Full(path)) => out.extend_from_slice(path.as_bytes()),
+        Some(PathRewrite::Regex { .. }) => {
+            let path = plan.rewritten.as_deref().unwrap_or(plan.path.as_str());
+            return match path.split_once('?') {
+                None => write_query(path, query, out),
+                Some((path, "")) => out.extend_from_slice(path.as_bytes()),
+                Some(_) => {
+                    out.extend_from_slice(path.as_bytes());
+                    if let Some(query) = query.filter(|query| !query.is_empty()) {
+                        out.push(b'&');
+                        out.extend_from_slice(query.as_bytes());
+                    }
+                }
+            };
+        }
+        Some(PathRewrite::Given { prefix, replacement }) => {
+            out.extend_from_slice(replace_prefix(plan.path.as_str(), prefix, replacement).as_bytes());
+        }
         Some(PathRewrite::Prefix(prefix)) => {
             let rest = plan.path.as_str().get(plan.matched_prefix..).unwrap_or("");
             let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
@@ -81,13 +102,18 @@ fn write_target<R: Request>(request: &R, plan: &Plan<'_>, backend: &Filters, out
             out.extend_from_slice(rest.as_bytes());
         }
     }
-    if let Some((_, query)) = request.target().split_once('?') {
+    write_query("", query, out);
+}
+
+fn write_query(path: &str, query: Option<&str>, out: &mut Vec<u8>) {
+    out.extend_from_slice(path.as_bytes());
+    if let Some(query) = query {
         out.push(b'?');
         out.extend_from_slice(query.as_bytes());
     }
 }
 
-fn outbound<'a, R: Request>(request: &'a R, plan: &'a Plan<'_>) -> Outbound<'a, R> {
+pub(crate) fn outbound<'a, R: Request>(request: &'a R, plan: &'a Plan<'_>) -> Outbound<'a, R> {
     Outbound {
         policy: &plan.listener.snapshot.client_address,
         client: &plan.client,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use headwater_balance::hash_key as balance_key;
 use headwater_client_address::{Client, HeaderSource, resolve};
 use headwater_model::client::Provenance;
-use headwater_model::gateway::{Backend, Balance, Forward, HashKey, Rule};
+use headwater_model::gateway::{Action, Backend, Balance, Forward, HashKey, PathRewrite, Rule};
 use headwater_route_match::{NormalPath, Recommendation, RequestView, normalise_host, normalise_path};
 
 use crate::accept::Accepted;
@@ -25,6 +25,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) path: NormalPath<'a>,
     /// Whether the endpoint must get the normal form, because it could read the received one differently.
     pub(crate) path_changed: bool,
+    /// Path, and perhaps a query of its own, where the rule rewrites by a regular expression.
+    pub(crate) rewritten: Option<String>,
     /// For requests that bring none we believe.
     pub(crate) request_id: RequestId,
 }
@@ -94,8 +96,25 @@ pub(crate) fn plan<'a, R: Request>(
         return Err(refused(&client, Reason::NoRoute.into()));
     };
     let (rule, matched_prefix) = (matched.rule, matched.matched_prefix_len);
+    let rewritten = match rewrites(rule) {
+        false => None,
+        true => match matched.rewrite().map(|rewrite| rewrite.apply(normal.as_str())) {
+            Some(Some(path)) => Some(path),
+            Some(None) => {
+                let fault = Fault::new(Reason::UnsafePath).detail("the rule's rewrite makes dot segments of it");
+                return Err(refused(&client, fault));
+            }
+            None => return Err(refused(&client, Reason::InvalidRule.into())),
+        },
+    };
     let request_id = RequestId::new([accepted.worker.random(), accepted.worker.random()]);
-    Ok(Plan { listener, client, rule, matched_prefix, path: normal, path_changed, request_id })
+    Ok(Plan { listener, client, rule, matched_prefix, path: normal, path_changed, rewritten, request_id })
+}
+
+/// Whether the rule forwards, to a path rewritten by a regular expression.
+fn rewrites(rule: &Rule) -> bool {
+    let path = rule.filters.rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref());
+    matches!((path, &rule.action), (Some(PathRewrite::Regex { .. }), Action::Forward(_)))
 }
 
 /// What rules see of a request.
@@ -153,7 +172,7 @@ pub(crate) fn hash_key<R: Request>(balance: &Balance, plan: &Plan<'_>, request: 
 }
 
 /// The value of a cookie (RFC 6265 section 5.4), first one of the name.
-fn cookie<'a>(request: &'a impl HeaderSource, name: &str) -> Option<&'a [u8]> {
+pub(crate) fn cookie<'a>(request: &'a impl HeaderSource, name: &str) -> Option<&'a [u8]> {
     request.values("cookie").flat_map(|line| line.split(|byte| *byte == b';')).find_map(|pair| {
         let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
         Some(value)

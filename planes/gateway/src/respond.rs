@@ -2,6 +2,7 @@
 
 use headwater_http1::encode;
 
+use crate::cors::Answer;
 use crate::fault::{Fault, Reason};
 use crate::message::{BodySize, HeaderLines, Piece, ResponseHead, ResponseSink, Trailers};
 
@@ -57,6 +58,19 @@ pub(crate) async fn send_redirect<S: ResponseSink>(sink: &mut S, status: u16, lo
         status,
         size: BodySize::Length(0),
         lines: &lines,
+        ends_with_body: true,
+        declared_length: None,
+    })
+    .await?;
+    sink.finish(Trailers::new()).await
+}
+
+/// Answers OPTIONS for a rule's endpoints.
+pub(crate) async fn send_preflight<S: ResponseSink>(sink: &mut S, answer: &Answer<'_>) -> Result<(), Fault> {
+    sink.head(ResponseHead {
+        status: 204,
+        size: BodySize::None,
+        lines: answer,
         ends_with_body: true,
         declared_length: None,
     })

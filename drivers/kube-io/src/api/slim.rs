@@ -29,7 +29,7 @@ const ANNOTATIONS: [&str; 5] = [
     "headwater.dev/",
     "kubernetes.io/ingress.class",
     "ingressclass.kubernetes.io/",
-    "alb.ingress.kubernetes.io/",
+    "alb.ingress.",
 ];
 
 /// Labels that somebody reads.
@@ -73,9 +73,16 @@ impl Names {
 
 /// Drops the annotations and labels that nobody reads.
 pub(crate) fn metadata(metadata: &mut Metadata, reader: Reader, names: &mut Names) {
-    metadata.annotations.retain(|name, _| ANNOTATIONS.iter().any(|prefix| name.starts_with(prefix)));
+    metadata
+        .annotations
+        .retain(|name, _| ANNOTATIONS.iter().any(|prefix| name.starts_with(prefix)) || is_of_path(name));
     metadata.labels.retain(|name, _| reader == Reader::Everything || LABELS.contains(&&**name));
     names.share(&mut metadata.namespace);
+}
+
+/// `index.0-1.alb.ingress.cpaas.io/...`: of one path of an Ingress.
+fn is_of_path(annotation: &str) -> bool {
+    annotation.starts_with("index.") && annotation.contains(".alb.ingress.")
 }
 
 /// Drops what a load balancer says of the Service, which no gateway reads here: who publishes the addresses reads them
@@ -121,13 +128,19 @@ mod tests {
     #[test]
     fn only_annotations_and_labels_that_somebody_reads_are_kept() {
         let kept = [
-            "alb.ingress.kubernetes.io/scheme",
+            "alb.ingress.cpaas.io/redirect-host",
             "headwater.dev/anything",
+            "index.0-1.alb.ingress.cpaas.io/redirect-host",
             DEFAULT_CLASS_ANNOTATION,
             "kubernetes.io/ingress.class",
             "nginx.ingress.kubernetes.io/rewrite-target",
         ];
-        let dropped = ["kubectl.kubernetes.io/last-applied-configuration", "meta.helm.sh/release-name", "team"];
+        let dropped = [
+            "index.example.com/a",
+            "kubectl.kubernetes.io/last-applied-configuration",
+            "meta.helm.sh/release-name",
+            "team",
+        ];
         let all = || kept.iter().chain(&dropped).map(|name| ((*name).to_owned(), "x".to_owned()));
         let mut slimmed = Metadata {
             annotations: all().collect(),

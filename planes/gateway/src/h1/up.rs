@@ -13,9 +13,10 @@ use headwater_net_io::splice::{SpliceSide, splice};
 use super::ResponseLines;
 use super::body::{BodyError, BodyReader, Framing};
 use crate::buffer::Buffer;
+use crate::cors::Answered;
 use crate::exchange::{Attempt, Served};
 use crate::fault::{Fault, Reason, RetryAdvice};
-use crate::headers::Edited;
+use crate::headers::{Edited, NoVariables};
 use crate::io::Conn;
 use crate::message::{BodySize, HeaderLines, Piece, RequestBody, ResponseHead, ResponseSink};
 use crate::tunnel;
@@ -83,7 +84,7 @@ pub(crate) async fn attempt<B: RequestBody, S: ResponseSink>(
 }
 
 async fn write(attempt: &Attempt<'_>, conn: &Conn, bytes: &[u8]) -> Result<(), Fault> {
-    attempt.timer.set(attempt.timeouts.idle);
+    attempt.timer.set(attempt.timeouts.send);
     match attempt.timer.run(conn.write_all(bytes)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Fault::new(Reason::UpstreamClosed).detail(error).retry(RetryAdvice::IfIdempotent)),
@@ -171,7 +172,8 @@ impl Receive<'_, '_> {
         };
         let reusable = self.head.keep_alive() && !matches!(framing, Framing::UntilClose);
         let lines = ResponseLines { buf: self.buf, head: self.head };
-        let lines = Edited { lines: &lines, edits: self.attempt.response_edits };
+        let lines = Answered { lines: &lines, answer: self.attempt.cors };
+        let lines = Edited { lines: &lines, edits: self.attempt.response_edits, variables: NoVariables };
         let declared_length = self.head.content_length();
         self.attempt.status.set(status);
         if !self.attempt.uploaded.get() {

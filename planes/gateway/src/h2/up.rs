@@ -10,9 +10,10 @@ use h2::{Reason as H2Reason, SendStream};
 use http::header::CONTENT_LENGTH;
 
 use super::{Lines, map_of, next_data, poll_send, trailers_of};
+use crate::cors::Answered;
 use crate::exchange::{Attempt, Served};
 use crate::fault::{Fault, Reason, RetryAdvice};
-use crate::headers::Edited;
+use crate::headers::{Edited, NoVariables};
 use crate::message::{BodySize, Piece, RequestBody, ResponseHead, ResponseSink};
 
 /// Sends the request, passes the response on.
@@ -69,7 +70,7 @@ async fn upload<B: RequestBody>(
 ) -> Result<(), Option<Fault>> {
     while let Some(piece) = body.next().await.map_err(Some)? {
         let mut bytes = piece.into_bytes();
-        attempt.timer.set(attempt.timeouts.idle);
+        attempt.timer.set(attempt.timeouts.send);
         match attempt.timer.run(poll_fn(|cx| poll_send(stream, &mut bytes, false, cx))).await {
             Ok(sent) => sent.map_err(|_| None)?,
             Err(_) => return Err(Some(Reason::UpstreamTimeout.into())),
@@ -111,7 +112,8 @@ async fn receive<S: ResponseSink>(
         None => BodySize::Unknown,
     };
     let lines = Lines(&parts.headers);
-    let lines = Edited { lines: &lines, edits: attempt.response_edits };
+    let lines = Answered { lines: &lines, answer: attempt.cors };
+    let lines = Edited { lines: &lines, edits: attempt.response_edits, variables: NoVariables };
     attempt.status.set(status);
     if !attempt.uploaded.get() {
         sink.close_after();

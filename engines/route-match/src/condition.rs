@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use crate::fault::FaultReason;
 use crate::index::MAX_DEPTH;
 use crate::path::{decode_normal, decode_pattern};
+use crate::plain::{Plain, plain};
 use crate::query;
 use crate::request::RequestView;
 use crate::value::{ClientValue, Value};
@@ -112,7 +113,11 @@ pub(crate) fn keys(condition: &Condition) -> Option<(Source, Vec<Key>)> {
         ValueMatch::Exact(text) => exact(text).into_iter().collect(),
         ValueMatch::In(texts) => texts.iter().filter_map(|text| exact(text)).collect(),
         ValueMatch::StartsWith(start) => vec![Key::Starts(text(start))],
-        ValueMatch::Regex(pattern) => vec![Key::Regex(pattern.clone())],
+        ValueMatch::Regex(pattern) => vec![match plain(pattern) {
+            Some(Plain::Exact(text)) if source != Source::Client => Key::Exact(text.into()),
+            Some(Plain::Starts(text) | Plain::Element(text)) => Key::Starts(text.into()),
+            _ => Key::Regex(pattern.clone()),
+        }],
         ValueMatch::Range(low, high) if source == Source::Client => {
             let bound = |text: &str| text.parse::<IpAddr>().ok().map(number);
             bound(low).zip(bound(high)).map(|(low, high)| Key::Range(low, high)).into_iter().collect()

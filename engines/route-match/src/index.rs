@@ -7,7 +7,8 @@ use headwater_model::gateway::{Action, PathMatch, Refuse, Rule, VirtualHost};
 
 use crate::condition::{Check, Subject};
 use crate::fault::{Fault, FaultReason};
-use crate::path::normalise_pattern;
+use crate::path::{encode_decoded, normalise_pattern};
+use crate::plain::{Plain, plain};
 use crate::request::RequestView;
 use crate::rewrite::CompiledRewrite;
 use crate::trie::Trie;
@@ -33,9 +34,9 @@ pub const MAX_DEPTH: usize = 16;
 /// regular expression of some header, query parameter, cookie, method, host or client are found by that value as well;
 /// the others at that path are looked at one by one, in order of precedence, until one matches.
 ///
-/// Regular expressions that begin with `^` and literal text are found by that text, many others by some text that they
-/// need anywhere, and tried one by one where it occurs; what is left is searched for in sets of 64, linear in the path
-/// for each set.
+/// Regular expressions that come to a plain comparison (`^/shop/.*`) stand where that would. Others that begin with `^`
+/// and literal text are found by that text, many others by some text that they need anywhere, and tried one by one where
+/// it occurs; what is left is searched for in sets of 64, linear in the path for each set.
 #[derive(Debug)]
 pub struct CompiledHost {
     rules: Box<[Arc<Rule>]>,
@@ -204,7 +205,11 @@ impl CompiledHost {
                 best.rank
             });
         }
-        (best.rank != u32::MAX).then_some(best)
+        let rule = self.rules.get(best.rank as usize)?;
+        if matches!(rule.matches.path, PathMatch::Regex(_)) {
+            best.matched_prefix_len = 0;
+        }
+        Some(best)
     }
 }
 
@@ -252,19 +257,29 @@ impl Builder {
                 push(&mut self.at(path.strip_suffix('/').unwrap_or(&path)).prefix, rank);
             }
             PathMatch::StartsWith(path) => push(&mut self.at(path).starts, rank),
-            PathMatch::Regex(pattern) => {
-                if let Err(reason) = self.regexes.add(rank, pattern) {
-                    reasons.push(reason);
-                    match regexes::literal_text(pattern) {
-                        "" => push(&mut self.any, rank),
-                        text => push(&mut self.at(text).starts, rank),
-                    }
-                }
-            }
+            PathMatch::Regex(pattern) => self.add_regex(rank, pattern, reasons),
             PathMatch::AnyOf(paths) => {
                 for path in paths {
                     self.add(rank, path, reasons);
                 }
+            }
+        }
+    }
+
+    fn add_regex(&mut self, rank: u32, pattern: &str, reasons: &mut Vec<FaultReason>) {
+        let (text, list): (_, fn(&mut Ranks) -> &mut Vec<u32>) = match plain(pattern) {
+            Some(Plain::Exact(text)) => (Some(text), |ranks| &mut ranks.exact),
+            Some(Plain::Starts(text)) => (Some(text), |ranks| &mut ranks.starts),
+            Some(Plain::Element(text)) if !text.ends_with(b"/") => (Some(text), |ranks| &mut ranks.prefix),
+            _ => (None, |ranks| &mut ranks.starts),
+        };
+        if let Some(path) = text.and_then(|text| encode_decoded(&text)) {
+            push(list(self.at(&path)), rank);
+        } else if let Err(reason) = self.regexes.add(rank, pattern) {
+            reasons.push(reason);
+            match regexes::literal_text(pattern) {
+                "" => push(&mut self.any, rank),
+                text => push(&mut self.at(text).starts, rank),
             }
         }
     }

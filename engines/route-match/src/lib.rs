@@ -10,6 +10,7 @@ mod fault;
 mod host;
 mod index;
 mod path;
+mod plain;
 mod query;
 mod request;
 mod rewrite;

@@ -169,6 +169,16 @@ pub(crate) fn decode_normal(path: &str) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
+/// The text of which [`decode_normal`] makes these bytes; `None` when no normal path has them.
+pub(crate) fn encode_decoded(bytes: &[u8]) -> Option<String> {
+    let mut out = Vec::with_capacity(bytes.len());
+    for &byte in bytes {
+        push(&mut out, byte, byte == b'/' || is_pchar(byte));
+    }
+    let text = String::from_utf8(out).ok()?;
+    (!bytes.contains(&b'%') && normalise_pattern(&text) == text).then_some(text)
+}
+
 /// A text of a rule, in either spelling, as [`decode_normal`] spells it.
 pub(crate) fn decode_pattern(text: &str) -> Vec<u8> {
     decode_normal(&normalise_pattern(text)).into_owned()

@@ -9,6 +9,7 @@ use regex::bytes::{Regex, RegexBuilder};
 
 use crate::fault::FaultReason;
 use crate::index::MAX_REGEX_BYTES;
+use crate::plain::{Plain, plain};
 
 /// A compiled [`ValueMatch`].
 #[derive(Debug)]
@@ -34,7 +35,12 @@ impl Value {
             ValueMatch::StartsWith(text) => Self::StartsWith(bytes(text)),
             ValueMatch::EndsWith(text) => Self::EndsWith(bytes(text)),
             ValueMatch::EndsWithLabel(text) => Self::EndsWithLabel(bytes(text)),
-            ValueMatch::Regex(pattern) => Self::Regex(Box::new(compile_either(pattern)?)),
+            ValueMatch::Regex(pattern) => match plain(pattern) {
+                Some(Plain::Exact(text)) => Self::Exact(text.into()),
+                Some(Plain::Starts(text)) => Self::StartsWith(text.into()),
+                Some(Plain::Ends(text)) => Self::EndsWith(text.into()),
+                _ => Self::Regex(Box::new(compile_either(pattern)?)),
+            },
             ValueMatch::Range(low, high) => {
                 let addresses = low.parse().ok().zip(high.parse().ok());
                 Self::Range { low: bytes(low), high: bytes(high), addresses }

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ahash::AHashMap;
 use aho_corasick::AhoCorasick;
+use memchr::memmem;
 use regex::bytes::{Regex, RegexSet, RegexSetBuilder};
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 use smallvec::SmallVec;
 
 use crate::fault::FaultReason;
+use crate::plain::{Plain, parse, plain};
 use crate::trie::Trie;
 use crate::value::compile_either;
 
@@ -25,6 +27,9 @@ const MAX_ALTERNATIVES: usize = 8;
 /// Most expressions that are tried because their texts occur; with more, all are searched for in sets.
 const MAX_TRIED: usize = 16;
 
+/// Expressions from which on their texts are searched for.
+const MIN_SEARCHED: usize = 4;
+
 /// Most expressions searched for at once.
 const SET_SIZE: usize = 64;
 
@@ -34,7 +39,7 @@ const SET_BYTES: usize = 16 << 20;
 /// Distinct expressions, each with a slot: dense, from 0, in order of the best rank that waits for it.
 ///
 /// Those that are anchored and begin with literal text (`^/shop/...`, `(?i)^/shop/...`), as nearly all do, are found by
-/// that text in a trie, then tried alone. Where there are many others, those that need some literal text anywhere
+/// that text in a trie, then tried alone. Where there are several others, those that need some literal text anywhere
 /// (`/v[0-9]+/orders$`) are tried when one pass over the value finds it. What is left is searched for in sets of 64,
 /// which allocates and is linear in the value for each set.
 #[derive(Debug, Default)]
@@ -51,6 +56,8 @@ pub(super) struct Regexes {
 #[derive(Debug)]
 struct Pattern {
     regex: Regex,
+    /// What the expression comes to, where that is a text within others: quicker to compare.
+    within: Option<Plain>,
     best: u32,
 }
 
@@ -84,7 +91,8 @@ impl Builder {
         let slot = match self.slots.get(pattern) {
             Some(slot) => *slot,
             None => {
-                self.patterns.push(Pattern { regex: compile_either(pattern)?, best: rank });
+                let within = plain(pattern).filter(|plain| matches!(plain, Plain::Contains(_) | Plain::Ends(_)));
+                self.patterns.push(Pattern { regex: compile_either(pattern)?, within, best: rank });
                 self.ranks.push(Vec::new());
                 self.slots.insert(pattern.into(), self.ranks.len() - 1);
                 self.ranks.len() - 1
@@ -122,7 +130,7 @@ impl Regexes {
             }
         }
         together.sort_unstable();
-        let (inner, rest) = match together.len() > SET_SIZE {
+        let (inner, rest) = match together.len() > MIN_SEARCHED {
             true => Inner::build(&patterns, together),
             false => (None, together),
         };
@@ -163,7 +171,7 @@ impl Regexes {
             if pattern.best >= *below {
                 break;
             }
-            if pattern.regex.is_match(text) {
+            if pattern.is_match(text) {
                 *below = meet(slot as usize);
             }
         }
@@ -181,6 +189,16 @@ impl Regexes {
                 }
                 *below = meet(slots[index] as usize);
             }
+        }
+    }
+}
+
+impl Pattern {
+    fn is_match(&self, text: &[u8]) -> bool {
+        match &self.within {
+            Some(Plain::Contains(part)) => memmem::find(text, part).is_some(),
+            Some(Plain::Ends(part)) => text.ends_with(part),
+            _ => self.regex.is_match(text),
         }
     }
 }
@@ -265,12 +283,6 @@ impl Set {
             }
         }
     }
-}
-
-/// What the expression says, in the dialect that it compiles in.
-fn parse(pattern: &str) -> Option<Hir> {
-    let parse = |unicode| regex_syntax::ParserBuilder::new().unicode(unicode).utf8(false).build().parse(pattern).ok();
-    parse(false).or_else(|| parse(true))
 }
 
 /// Texts of which one is part of whatever an expression matches, letters in lower case.

@@ -26,6 +26,7 @@ fn any_single_match() -> impl Strategy<Value = PathMatch> {
         2 => any_path().prop_map(|path| PathMatch::StartsWith(path.into())),
         2 => "\\^(/[ab]){1,2}(/?\\[ab\\]\\*)?\\$?".prop_map(|pattern| PathMatch::Regex(pattern.into())),
         1 => "[ab]/[ab]?\\$?".prop_map(|pattern| PathMatch::Regex(pattern.into())),
+        1 => "\\^(/[ab]){1,2}\\(/\\|\\$\\)(\\(\\.\\*\\))?".prop_map(|pattern| PathMatch::Regex(pattern.into())),
     ]
 }
 

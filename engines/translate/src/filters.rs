@@ -292,13 +292,15 @@ fn decoded(text: &str) -> Cow<'_, str> {
 
 /// Why it is not a regular expression of linear time.
 pub(crate) fn syntax_error(pattern: &str) -> Option<String> {
-    let parse = |unicode| regex_syntax::ParserBuilder::new().unicode(unicode).utf8(false).build().parse(pattern);
-    match parse(false).or_else(|_| parse(true)) {
-        Ok(_) => None,
-        Err(regex_syntax::Error::Parse(error)) => Some(error.kind().to_string()),
-        Err(regex_syntax::Error::Translate(error)) => Some(error.kind().to_string()),
-        Err(_) => Some("not a regular expression".to_owned()),
-    }
+    let wrong = |unicode| {
+        let parsed = regex_syntax::ParserBuilder::new().unicode(unicode).utf8(false).build().parse(pattern);
+        parsed.err().map(|error| match error {
+            regex_syntax::Error::Parse(error) => error.kind().to_string(),
+            regex_syntax::Error::Translate(error) => error.kind().to_string(),
+            _ => "not a regular expression".to_owned(),
+        })
+    };
+    wrong(false).and_then(|_| wrong(true))
 }
 
 /// nginx: the target takes the place of the whole path, wherever in it the pattern is found.

@@ -15,8 +15,13 @@ use crate::client::{ClientAddressPolicy, EmitProxyProtocol};
 use crate::origin::{NamespacedName, Origin};
 use crate::settings::{AccessLogFormat, Limits, TlsVersion};
 
+mod auth;
 mod filters;
 
+pub use auth::{
+    Auth, BasicAuth, Fill, ForwardAuth, HashError, MAX_BCRYPT_COST, MAX_SHA_ROUNDS, MAX_TEMPLATE, MAX_USERS, Part,
+    PasswordHash, Template, TemplateError, Users, UsersError,
+};
 pub use filters::{AllowedOrigin, Cors, EditValue, HeaderEdits, Variable};
 
 /// Everything one gateway serves.
@@ -201,6 +206,8 @@ pub struct Rule {
     pub precedence: Precedence,
     pub matches: Match,
     pub filters: Filters,
+    /// Whom it lets in; `None`: everybody. Behind redirects and CORS, ahead of forwarding.
+    pub auth: Option<Arc<Auth>>,
     pub action: Action,
 }
 

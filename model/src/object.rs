@@ -367,6 +367,13 @@ impl Secret {
     pub fn bytes(&self, key: &str) -> Option<&[u8]> {
         self.string_data.get(key).map(|text| text.0.as_bytes()).or_else(|| self.data.get(key).map(|b| &b.0[..]))
     }
+
+    /// Every key with its bytes, sorted by key.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let data = self.data.iter().map(|(key, bytes)| (key.as_str(), &bytes.0[..]));
+        let text = self.string_data.iter().map(|(key, text)| (key.as_str(), text.0.as_bytes()));
+        data.chain(text).collect::<BTreeMap<_, _>>().into_iter()
+    }
 }
 
 /// Bytes written in base64 (RFC 4648, with padding); never printed.

@@ -68,6 +68,7 @@ fn table(size: usize, parts: &dyn Fn(usize) -> Parts) -> RouteTable {
             precedence: Precedence { ranks: [5, -(at as i64 * 7919 % 65_537), 0, 0], tie: format!("{at}").into() },
             matches: Match { path, conditions },
             filters: Filters::default(),
+            auth: None,
             action: Action::Refuse(Refuse { status: 404, reason: "no_route".into() }),
         };
         hosts.entry(host).or_default().push(Arc::new(rule));

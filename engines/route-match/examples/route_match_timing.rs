@@ -49,6 +49,7 @@ fn rule(rank: usize, path: PathMatch, conditions: Vec<Condition>) -> Arc<Rule> {
         precedence: Precedence { ranks: [rank as i64, 0, 0, 0], tie: "".into() },
         matches: Match { path, conditions },
         filters: Filters::default(),
+        auth: None,
         action: Action::Refuse(Refuse { status: 404, reason: "no_route".into() }),
     })
 }

@@ -146,16 +146,11 @@ pub(crate) const NAMES: [&str; 138] = [
 ];
 
 /// Those that keep somebody out, and so must not be forgotten silently.
-pub(crate) const GUARDS: [&str; 17] = [
+pub(crate) const GUARDS: [&str; 12] = [
     "allowlist-source-range",
-    "auth-method",
-    "auth-secret",
-    "auth-signin",
     "auth-tls-match-cn",
     "auth-tls-secret",
     "auth-tls-verify-client",
-    "auth-type",
-    "auth-url",
     "denylist-source-range",
     "enable-modsecurity",
     "enable-owasp-core-rules",

@@ -7,6 +7,7 @@ use headwater_model::gateway::{Balance, HashKey};
 use headwater_model::origin::ObjectKey;
 
 use crate::annotation_names::{GUARDS, PREFIX, is_known};
+use crate::auth::{self, AuthAnnotations};
 use crate::filters::{self, RouteFilters};
 use crate::lookup::{ALB_NAMES, Lookup, Said, places};
 use crate::service::Speech;
@@ -25,6 +26,11 @@ impl Annotated {
         self.at.get(&(rule, path))
     }
 
+    /// All there are.
+    pub(crate) fn each(&self) -> impl Iterator<Item = &Annotations> {
+        std::iter::once(&self.whole).chain(self.at.values())
+    }
+
     /// Indices of rule and path of those.
     pub(crate) fn places(&self) -> impl Iterator<Item = (usize, usize)> {
         self.at.keys().copied()
@@ -34,6 +40,7 @@ impl Annotated {
 /// What the annotations of one Ingress, or of one of its paths, say.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Annotations {
+    pub(crate) auth: AuthAnnotations,
     pub(crate) filters: RouteFilters,
     pub(crate) ssl_redirect: Option<bool>,
     pub(crate) force_ssl_redirect: Option<bool>,
@@ -60,7 +67,7 @@ pub(crate) fn read_all(
     annotations: &BTreeMap<String, String>,
     domain: &str,
 ) -> (Annotated, Vec<Finding>) {
-    let (whole, mut findings) = read(object, &Lookup::new(annotations, domain, None));
+    let (mut whole, mut findings) = read(object, &Lookup::new(annotations, domain, None));
     let mut at = BTreeMap::new();
     for place in places(annotations, domain) {
         let (read, mut found) = read(object, &Lookup::new(annotations, domain, Some(place)));
@@ -68,6 +75,11 @@ pub(crate) fn read_all(
         found.retain(|finding| finding.field.starts_with("metadata.annotations[index."));
         findings.append(&mut found);
         at.insert(place, read);
+    }
+    let mut misplaced = auth::misplaced(object, annotations, domain);
+    if !misplaced.is_empty() {
+        findings.append(&mut misplaced);
+        std::iter::once(&mut whole).chain(at.values_mut()).for_each(|read| read.auth.misplaced = true);
     }
     (Annotated { whole, at }, findings)
 }
@@ -121,7 +133,7 @@ fn read(object: &ObjectKey, lookup: &Lookup<'_>) -> (Annotations, Vec<Finding>) 
                     ),
                 )),
             },
-            name if filters::READ.contains(&name) => {}
+            name if filters::READ.contains(&name) || auth::is_name(name) => {}
             name if closes(name, value) => {
                 read.guarded = true;
                 let message = format!("{full_name} is not available yet; requests get 503 {UNAVAILABLE_GUARD}");
@@ -131,6 +143,7 @@ fn read(object: &ObjectKey, lookup: &Lookup<'_>) -> (Annotations, Vec<Finding>) 
             name => find(unimplemented(object, full_name, name)),
         }
     }
+    read.auth = AuthAnnotations::read(lookup);
     read.filters = filters::Reader { object, lookup, findings: &mut findings }.filters();
     (read, findings)
 }
@@ -149,7 +162,7 @@ fn closes(name: &str, value: &str) -> bool {
     match name {
         "enable-modsecurity" | "enable-owasp-core-rules" => parse_bool(value) != Some(false),
         "allowlist-source-range" | "whitelist-source-range" | "denylist-source-range" => !value.trim().is_empty(),
-        "auth-type" | "auth-url" | "auth-tls-secret" => true,
+        "auth-tls-secret" => true,
         _ => false,
     }
 }
@@ -236,7 +249,7 @@ mod tests {
             "upstream-hash-by",
             "canary",
         ];
-        let obeyed = |name: &&str| obeyed.contains(name) || filters::READ.contains(name);
+        let obeyed = |name: &&str| obeyed.contains(name) || filters::READ.contains(name) || auth::is_name(name);
         for name in crate::annotation_names::NAMES.into_iter().filter(|name| !obeyed(name)) {
             let (annotations, findings) = read_one(name, "true");
             let guarded = closes(name, "true");
@@ -279,8 +292,6 @@ mod tests {
     #[test]
     fn a_protection_that_cannot_be_had_closes_its_ingress() {
         for (name, value, closed) in [
-            ("auth-url", "http://auth.test/", true),
-            ("auth-type", "basic", true),
             ("auth-tls-secret", "a/b", true),
             ("whitelist-source-range", "10.0.0.0/8", true),
             ("denylist-source-range", "10.0.0.0/8", true),

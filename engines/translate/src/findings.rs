@@ -57,7 +57,13 @@ pub fn is_about_secrets(finding: &Finding) -> bool {
     match finding.reason {
         "InvalidCertificate" | "HostNotCovered" | "Expired" => true,
         "Forbidden" => finding.object.as_ref().is_some_and(|object| object.kind == Kind::Secret),
-        "MissingReference" => finding.field.starts_with("spec.tls") || finding.field == "spec.upstream.tls.ca",
+        "MissingReference" => {
+            let auth = ["/auth-secret]", "/auth-proxy-set-headers]"];
+            finding.field.starts_with("spec.tls")
+                || finding.field == "spec.upstream.tls.ca"
+                || auth.iter().any(|name| finding.field.ends_with(name))
+        }
+        "InvalidSecret" | "InvalidConfigMap" => true,
         _ => false,
     }
 }

@@ -1,5 +1,6 @@
 //! One Ingress: its hosts, its paths, and the rules they become.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use headwater_model::cluster::Cluster;
@@ -11,6 +12,7 @@ use headwater_model::object::{HttpIngressPath, Ingress, IngressBackend};
 use headwater_model::origin::{NamespacedName, ObjectKey, Origin};
 
 use crate::annotations::{self, Annotated, Annotations, BackendProtocol, UNAVAILABLE_GUARD};
+use crate::auth::{self, INVALID_AUTH, Sources};
 use crate::conflict::{Age, place};
 use crate::environment::GatewayId;
 use crate::filters::{regex_path, syntax_error};
@@ -62,8 +64,17 @@ pub(crate) struct Entry {
     pub(crate) age: Age,
     pub(crate) rule: Arc<Rule>,
     pub(crate) pool: Option<PoolId>,
+    /// Of the auth server.
+    pub(crate) auth_pool: Option<PoolId>,
     /// The Service it names, whether it exists or not.
     pub(crate) service: Option<NamespacedName>,
+}
+
+impl Entry {
+    /// The pools it holds.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = PoolId> {
+        self.pool.into_iter().chain(self.auth_pool)
+    }
 }
 
 /// The part that does not depend on Services: hosts and annotations.
@@ -115,6 +126,7 @@ pub(crate) struct Context<'a> {
     pub(crate) annotated: &'a Annotated,
     /// Those that count here.
     pub(crate) annotations: &'a Annotations,
+    pub(crate) sources: &'a Sources<'a>,
     pub(crate) key: ObjectKey,
     pub(crate) origin: Arc<Origin>,
     /// Whether nothing outside the Ingress changed that its paths depend on.
@@ -291,6 +303,7 @@ impl Context<'_> {
             .service
             .as_ref()
             .map(|service| NamespacedName::new(self.ingress.metadata.namespace.clone(), service.name.as_str()));
+        let guard = auth::resolve(&self.annotations.auth, host, self.sources, &mut findings);
         let refuse = |reason: &str| Action::Refuse(Refuse { status: 503, reason: reason.into() });
         let (action, pool) = if self.annotations.filters.broken {
             // Told once, with the annotation.
@@ -300,6 +313,8 @@ impl Context<'_> {
             (Action::Redirect(redirect), None)
         } else if self.annotations.guarded {
             (refuse(UNAVAILABLE_GUARD), None)
+        } else if guard.is_err() {
+            (refuse(INVALID_AUTH), None)
         } else {
             match self.resolve(backend, service.as_ref()) {
                 Ok(key) => {
@@ -316,12 +331,23 @@ impl Context<'_> {
                 }
             }
         };
+        let (auth, auth_pool) = match guard {
+            Ok(Some(wanted)) if matches!(action, Action::Forward(_)) => {
+                let namespace = &self.ingress.metadata.namespace;
+                let acquire =
+                    |server: &auth::Server| pools.acquire(PoolKey::of_server(self.gateway_id, namespace, server));
+                let (auth, pool) = wanted.with_pool(acquire);
+                (Some(Arc::new(auth)), pool)
+            }
+            _ => (None, None),
+        };
         let rule = Rule {
             origin: self.origin.clone(),
             field: field.into(),
             precedence: precedence::of_path(host, &path),
             filters: self.annotations.filters.of(&path),
             matches: Match { path, conditions: Vec::new() },
+            auth,
             action,
         };
         let old = old.and_then(|old| old.entry.as_ref());
@@ -331,17 +357,15 @@ impl Context<'_> {
             && old.host == *host
             && same_rule(&old.rule, &rule)
         {
-            // The old entry keeps its own hold on the pool.
-            if let Some(pool) = pool {
-                pools.release(pool);
-            }
+            // The old entry keeps its own hold on the pools.
+            pool.into_iter().chain(auth_pool).for_each(|pool| pools.release(pool));
             return Route { entry: Some(old.clone()), findings };
         }
         let rule = match old {
             Some(old) if same_rule(&old.rule, &rule) => old.rule.clone(),
             _ => Arc::new(rule),
         };
-        Route { entry: Some(Arc::new(Entry { host: host.clone(), age, rule, pool, service })), findings }
+        Route { entry: Some(Arc::new(Entry { host: host.clone(), age, rule, pool, auth_pool, service })), findings }
     }
 
     fn resolve(&self, backend: &IngressBackend, service: Option<&NamespacedName>) -> Result<PoolKey, Unresolved> {
@@ -403,6 +427,7 @@ fn same_rule(a: &Rule, b: &Rule) -> bool {
         && a.precedence == b.precedence
         && a.matches == b.matches
         && a.filters == b.filters
+        && a.auth == b.auth
         && a.action == b.action
         && a.origin.key == b.origin.key
 }
@@ -442,6 +467,11 @@ impl Translated {
         for route in rules.chain(&self.default) {
             findings.extend_from_slice(&route.findings);
         }
+        // What is wrong with an annotation is found for each path that it is for.
+        let mut told = BTreeSet::new();
+        let first: Vec<bool> = findings.iter().map(|finding| told.insert(finding)).collect();
+        let mut first = first.into_iter();
+        findings.retain(|_| first.next().unwrap_or(true));
         findings
     }
 }

@@ -6,6 +6,7 @@
 pub mod alb;
 mod annotation_names;
 mod annotations;
+mod auth;
 mod certificate;
 mod class;
 mod client_address;

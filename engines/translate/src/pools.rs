@@ -6,6 +6,7 @@ use ahash::AHashMap as HashMap;
 use headwater_model::gateway::{Pool, PoolId, Pools};
 use headwater_model::origin::NamespacedName;
 
+use crate::auth::Server;
 use crate::environment::GatewayId;
 use crate::service::{Speech, Target};
 
@@ -17,11 +18,25 @@ pub(crate) struct PoolKey {
     pub(crate) service: NamespacedName,
     pub(crate) port: u16,
     pub(crate) speech: Speech,
+    /// A host outside the Services: an auth server.
+    pub(crate) host: Option<Box<str>>,
 }
 
 impl PoolKey {
     pub(crate) fn new(gateway: &GatewayId, service: &NamespacedName, target: Target) -> Self {
-        Self { gateway: gateway.clone(), service: service.clone(), port: target.port, speech: target.speech }
+        let (port, speech) = (target.port, target.speech);
+        Self { gateway: gateway.clone(), service: service.clone(), port, speech, host: None }
+    }
+
+    /// The pool of an auth server, named after its host and the namespace that asks for it.
+    pub(crate) fn of_server(gateway: &GatewayId, namespace: &str, server: &Server) -> Self {
+        Self {
+            gateway: gateway.clone(),
+            service: NamespacedName::new(namespace, &*server.host),
+            port: server.port,
+            speech: if server.tls { Speech::Https } else { Speech::Http },
+            host: Some(server.host.clone()),
+        }
     }
 }
 

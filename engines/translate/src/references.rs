@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ahash::AHashMap as HashMap;
 use headwater_model::cluster::Cluster;
 use headwater_model::object::{EndpointSlice, SERVICE_NAME_LABEL};
-use headwater_model::origin::NamespacedName;
+use headwater_model::origin::{NamespacedName, ObjectKey};
 
 #[derive(Debug, Default)]
 pub(crate) struct References {
@@ -13,7 +13,10 @@ pub(crate) struct References {
     services: HashMap<NamespacedName, HashMap<NamespacedName, usize>>,
     /// Ingresses by the Secret they name.
     secrets: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
-    /// Whether other Secrets are named than at the last look.
+    /// Ingresses by the Secret or ConfigMap that their auth names, and the other way round.
+    auth: HashMap<ObjectKey, BTreeSet<NamespacedName>>,
+    auth_of: HashMap<NamespacedName, BTreeSet<ObjectKey>>,
+    /// Whether other Secrets, or ConfigMaps, are named than at the last look.
     secrets_changed: bool,
     slices: HashMap<NamespacedName, BTreeSet<NamespacedName>>,
     service_of_slice: HashMap<NamespacedName, NamespacedName>,
@@ -59,7 +62,38 @@ impl References {
         unused
     }
 
-    /// Whether other Secrets are named than when this was last asked.
+    /// The auth of an Ingress names these now.
+    pub(crate) fn set_auth(&mut self, ingress: &NamespacedName, keys: BTreeSet<ObjectKey>) {
+        let before = match keys.is_empty() {
+            true => self.auth_of.remove(ingress),
+            false => self.auth_of.insert(ingress.clone(), keys.clone()),
+        };
+        let before = before.unwrap_or_default();
+        for key in before.difference(&keys) {
+            if let Some(users) = self.auth.get_mut(key) {
+                users.remove(ingress);
+                if users.is_empty() {
+                    self.secrets_changed = true;
+                    self.auth.remove(key);
+                }
+            }
+        }
+        for key in keys.difference(&before) {
+            self.secrets_changed |= !self.auth.contains_key(key);
+            self.auth.entry(key.clone()).or_default().insert(ingress.clone());
+        }
+    }
+
+    /// Secrets and ConfigMaps that auth names.
+    pub(crate) fn auth(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.auth.keys()
+    }
+
+    pub(crate) fn users_of_auth(&self, key: &ObjectKey) -> impl Iterator<Item = &NamespacedName> {
+        self.auth.get(key).into_iter().flatten()
+    }
+
+    /// Whether other Secrets, or ConfigMaps, are named than when this was last asked.
     pub(crate) fn take_secrets_changed(&mut self) -> bool {
         std::mem::take(&mut self.secrets_changed)
     }

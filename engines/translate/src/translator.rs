@@ -10,15 +10,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use headwater_model::client::EmitProxyProtocol;
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::Finding;
 use headwater_model::gateway::{
-    Certificate, GatewaySnapshot, HostPattern, Listener, Pool, Protocol, RouteTable, TlsTermination,
+    Certificate, Endpoint, GatewaySnapshot, HostPattern, Listener, Pool, Protocol, RouteTable, TlsTermination,
+    UpstreamTls, UpstreamVerify,
 };
 use headwater_model::object::{Ingress, IngressBackend, IngressServiceBackend, Metadata, ServiceBackendPort};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey, Origin};
 
 use crate::annotations::Annotated;
+use crate::auth::{self, Server, Sources};
 use crate::certificate::CertificateError;
 use crate::class::Assignment;
 use crate::conflict::Age;
@@ -183,7 +186,9 @@ impl Translator {
     fn collect_wanted(&mut self) {
         let secrets = self.references.secrets().cloned().map(|id| ObjectKey { kind: Kind::Secret, id });
         let mut wanted: BTreeSet<ObjectKey> = secrets.chain(self.environment.reads.iter().cloned()).collect();
-        if !self.options.reads_secrets {
+        if self.options.reads_secrets {
+            wanted.extend(self.references.auth().cloned());
+        } else {
             wanted.retain(|key| key.kind != Kind::Secret);
         }
         if wanted != *self.wanted {
@@ -208,6 +213,7 @@ impl Translator {
         let key = ObjectKey { kind: Kind::Service, id };
         let origin = Arc::new(Origin { key: key.clone(), generation: 0 });
         let (annotated, age) = (Annotated::default(), Age::of(&ingress.metadata));
+        let sources = Sources::new(cluster, &key, self.options.reads_secrets);
         let mut found = Vec::new();
         for (gateway_id, tables) in &mut self.tables {
             let old = tables.fallback.take();
@@ -220,6 +226,7 @@ impl Translator {
                     age: &age,
                     annotated: &annotated,
                     annotations: &annotated.whole,
+                    sources: &sources,
                     key: key.clone(),
                     origin: origin.clone(),
                     settled: false,
@@ -261,7 +268,13 @@ impl Translator {
                         self.pools.mark_service(service);
                     }
                 }
-                Kind::Secret => self.reload_certificate(cluster, &key.id, dirty),
+                Kind::Secret => {
+                    self.reload_certificate(cluster, &key.id, dirty);
+                    dirty.extend(self.references.users_of_auth(key).map(|ingress| (ingress.clone(), false)));
+                }
+                Kind::ConfigMap => {
+                    dirty.extend(self.references.users_of_auth(key).map(|ingress| (ingress.clone(), false)));
+                }
                 _ => {}
             }
         }
@@ -326,6 +339,8 @@ impl Translator {
             self.retire(id, old, findings);
             return None;
         }
+        let auth = auth::references(annotations.each().map(|each| &each.auth), &id.namespace);
+        self.references.set_auth(id, auth);
         let hosts = ingress::hosts(object, old.as_ref(), &mut findings);
         let secrets = self.load_secrets(cluster, object, old.as_ref());
         let age = Age::of(&object.metadata);
@@ -385,6 +400,7 @@ impl Translator {
     /// Takes an Ingress out of everything.
     fn retire(&mut self, id: &NamespacedName, old: Option<Translated>, findings: Vec<Finding>) {
         self.findings.set(Source::Ingress(id.clone()), findings);
+        self.references.set_auth(id, BTreeSet::new());
         let Some(old) = old else { return };
         self.remove_claims(Some(&old));
         for secret in &old.secrets {
@@ -422,7 +438,9 @@ impl Translator {
             return;
         };
         let settled = settled && old.as_ref().is_some_and(|old| old.surroundings() == (&gateway, &age, &annotations));
+        let key = object.key();
         let context = Context {
+            sources: &Sources::new(cluster, &key, self.options.reads_secrets),
             cluster,
             ingress: &object,
             gateway_id: &gateway,
@@ -430,7 +448,7 @@ impl Translator {
             age: &age,
             annotated: &annotations,
             annotations: &annotations.whole,
-            key: object.key(),
+            key: key.clone(),
             origin: Arc::new(object.origin()),
             settled,
         };
@@ -487,9 +505,7 @@ impl Translator {
         if let Some(service) = &entry.service {
             self.references.remove_service(service, id);
         }
-        if let Some(pool) = entry.pool {
-            self.pools.release(pool);
-        }
+        entry.pools().for_each(|pool| self.pools.release(pool));
         if let Some(tables) = self.tables.get_mut(gateway) {
             tables.hosts.remove(&entry.host, &entry.rule.precedence, &entry.age);
         }
@@ -511,9 +527,7 @@ impl Translator {
             if let Some(service) = &entry.service {
                 self.references.remove_service(service, id);
             }
-            if let Some(pool) = entry.pool {
-                self.pools.release(pool);
-            }
+            entry.pools().for_each(|pool| self.pools.release(pool));
             if let Some(tables) = self.tables.get_mut(&gateway) {
                 tables.hosts.remove_default(&entry.age);
             }
@@ -609,6 +623,9 @@ fn build_pool(
     gateway: Option<&Arc<Gateway>>,
     references: &References,
 ) -> (Option<Pool>, Option<Finding>) {
+    if let Some(host) = &key.host {
+        return (gateway.map(|gateway| server_pool(key, host, gateway)), None);
+    }
     let (Some(service), Some(gateway)) = (cluster.services.get(&key.service), gateway) else { return (None, None) };
     let defaults = &gateway.pools;
     let endpoints = service::endpoints(service, key.port, references.slices_of(&key.service, cluster));
@@ -626,6 +643,22 @@ fn build_pool(
         endpoints,
     };
     (Some(pool), finding)
+}
+
+/// The pool of an auth server. Its word opens the door, so it must show a certificate for its name.
+fn server_pool(key: &PoolKey, host: &str, gateway: &Gateway) -> Pool {
+    let server = Server { tls: key.speech.tls(), host: host.into(), port: key.port };
+    let tls = UpstreamTls { verify: UpstreamVerify::SystemRoots, server_name: Some(host.into()) };
+    Pool {
+        service: key.service.clone(),
+        port: key.port,
+        protocol: key.speech.protocol(),
+        tls: server.tls.then(|| Arc::new(tls)),
+        emit_proxy_protocol: EmitProxyProtocol::Off,
+        health: gateway.pools.health,
+        keep_alive: gateway.pools.keep_alive,
+        endpoints: vec![Endpoint { address: server.address(), weight: 1 }],
+    }
 }
 
 /// The listeners of a gateway; those that did not change are the pointers of `old`.

@@ -15,7 +15,7 @@ use crate::plan::{self, Plan};
 use crate::record::Record;
 use crate::timer::Timer;
 use crate::upstream::{Lease, PoolRuntime, Tried};
-use crate::{cors, h1, h2, outbound, redirect, respond};
+use crate::{auth, cors, h1, h2, outbound, redirect, respond};
 
 /// What one attempt needs to know besides request and response.
 pub(crate) struct Attempt<'a> {
@@ -25,6 +25,8 @@ pub(crate) struct Attempt<'a> {
     /// Of the rule, of the backend.
     pub(crate) response_edits: [&'a HeaderEdits; 2],
     pub(crate) cors: Option<cors::Answer<'a>>,
+    /// What the auth server said of the request.
+    pub(crate) granted: Option<&'a auth::Granted>,
     pub(crate) started: Instant,
     /// Whether the request's body has gone out whole.
     pub(crate) uploaded: Cell<bool>,
@@ -127,6 +129,11 @@ async fn act<R: Request, B: RequestBody, S: ResponseSink>(
                 record.status = 204;
                 return respond::send_preflight(sink, &answer).await;
             }
+            if let Some(auth) = &plan.rule.auth
+                && !auth::admit(accepted, timer, request, body, sink, plan, auth, record).await?
+            {
+                return Ok(());
+            }
             return match forward.timeouts.request {
                 None => self::forward(accepted, timer, request, body, sink, plan, forward, record).await,
                 Some(limit) => {
@@ -228,6 +235,7 @@ impl<R: Request> Call<'_, R> {
             timer: self.timer,
             timeouts: self.forward.timeouts,
             cors: cors::Answer::to(self.plan.rule, self.request),
+            granted: self.plan.granted.get(),
             response_edits: [&self.plan.rule.filters.response_headers, &self.backend_edits.response_headers],
             started,
             uploaded: Cell::new(body.is_done()),

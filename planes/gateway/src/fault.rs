@@ -63,6 +63,8 @@ reasons! {
     BodyTooLarge = "body_too_large", 413, Downstream, "the request's body is larger than this gateway allows";
     UriTooLong = "uri_too_long", 414, Downstream, "the request line is longer than this gateway allows";
     HeaderTooLarge = "header_too_large", 431, Downstream, "the request's head is larger than this gateway allows";
+    AuthRequired = "auth_required", 401, Downstream, "who asks is not known here";
+    AuthForbidden = "auth_forbidden", 403, Downstream, "the auth server does not let this request in";
     ClientLimit = "client_limit", 429, Downstream, "this client has too many connections";
     DownstreamClosed = "downstream_closed", 499, Downstream, "the client went away";
     NotImplemented = "not_implemented", 501, Downstream, "the request asks for something this gateway does not do";
@@ -74,6 +76,9 @@ reasons! {
     InvalidRule = "invalid_rule", 503, Local, "the rule is not valid and refuses what it matches";
     UnsupportedBackend = "unsupported_backend", 503, Local, "the rule asks for a backend this gateway cannot reach";
     UnavailableGuard = "unavailable_guard", 503, Local, "the rule asks for a protection this gateway does not have yet";
+    InvalidAuth = "invalid_auth", 503, Local, "the rule's authentication cannot be used, so nobody is let in";
+    AuthRequest = "auth_request", 500, Local, "the auth server cannot be asked about this request";
+    AuthOverload = "auth_overload", 503, Local, "too many passwords wait to be checked";
     NoEndpoints = "no_endpoints", 503, Local, "the Service has no ready endpoints";
     Overload = "overload", 503, Local, "this gateway has too many connections";
     Internal = "internal", 500, Local, "a defect of this gateway";
@@ -84,6 +89,8 @@ reasons! {
     UpstreamInvalid = "upstream_invalid", 502, Upstream, "the endpoint's response is not valid HTTP";
     UpstreamTimeout = "upstream_timeout", 504, Upstream, "the endpoint took too long to answer";
     UpstreamTruncated = "upstream_truncated", 502, Upstream, "the endpoint ended its response early";
+    AuthAnswer = "auth_answer", 500, Upstream, "the auth server said neither yes nor no";
+    AuthUnreachable = "auth_unreachable", 500, Upstream, "the auth server did not answer";
     RequestTimeout = "request_timeout", 504, Upstream, "the request took longer than its route allows";
 }
 

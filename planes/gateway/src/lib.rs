@@ -4,6 +4,7 @@
 
 mod accept;
 mod apply;
+mod auth;
 mod buffer;
 mod clients;
 mod cork;

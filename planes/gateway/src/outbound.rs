@@ -41,6 +41,17 @@ fn is_ours(name: &[u8]) -> bool {
 }
 
 fn each_line<R: Request>(request: &R, plan: &Plan<'_>, backend: &Filters, mut visit: impl FnMut(&[u8], &[u8])) {
+    let Some(granted) = plan.granted.get() else { return each_edited(request, plan, backend, visit) };
+    // What the auth server says of the request, nobody else does.
+    each_edited(request, plan, backend, |name, value| {
+        if !granted.replaces(name) {
+            visit(name, value);
+        }
+    });
+    granted.each(visit);
+}
+
+fn each_edited<R: Request>(request: &R, plan: &Plan<'_>, backend: &Filters, mut visit: impl FnMut(&[u8], &[u8])) {
     let clean = Clean { request, plan };
     let edits = [&plan.rule.filters.request_headers, &backend.request_headers];
     let variables = Asked { request, plan };

@@ -1,5 +1,6 @@
 //! What is decided about a request before it goes anywhere: its client, its rule, its backend.
 
+use std::cell::OnceCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use headwater_route_match::{NormalPath, Recommendation, RequestView, normalise_h
 
 use crate::accept::Accepted;
 use crate::apply::CompiledListener;
+use crate::auth::Granted;
 use crate::fault::{Fault, Reason};
 use crate::message::Request;
 
@@ -29,6 +31,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) rewritten: Option<String>,
     /// For requests that bring none we believe.
     pub(crate) request_id: RequestId,
+    /// Set when the request was admitted, once, before it is forwarded.
+    pub(crate) granted: OnceCell<Granted>,
 }
 
 /// A fresh id: 32 hexadecimal digits.
@@ -108,7 +112,17 @@ pub(crate) fn plan<'a, R: Request>(
         },
     };
     let request_id = RequestId::new([accepted.worker.random(), accepted.worker.random()]);
-    Ok(Plan { listener, client, rule, matched_prefix, path: normal, path_changed, rewritten, request_id })
+    Ok(Plan {
+        listener,
+        client,
+        rule,
+        matched_prefix,
+        path: normal,
+        path_changed,
+        rewritten,
+        request_id,
+        granted: OnceCell::new(),
+    })
 }
 
 /// Whether the rule forwards, to a path rewritten by a regular expression.

@@ -31,11 +31,30 @@ fn lines(reason: Reason) -> [(&'static [u8], &'static [u8]); 3] {
     ]
 }
 
+/// The lines of the one, then those of the other.
+struct Both<'a, A, B>(&'a A, &'a B);
+
+impl<A: HeaderLines, B: HeaderLines> HeaderLines for Both<'_, A, B> {
+    fn each(&self, mut visit: impl FnMut(&[u8], &[u8])) {
+        self.0.each(&mut visit);
+        self.1.each(&mut visit);
+    }
+}
+
 /// Answers with a fault; returns bytes of the body.
 pub(crate) async fn send_fault<S: ResponseSink>(sink: &mut S, fault: &Fault) -> Result<u64, Fault> {
+    send_fault_with(sink, fault, &Lines(&[])).await
+}
+
+/// Answers with a fault and more lines.
+pub(crate) async fn send_fault_with<S: ResponseSink, L: HeaderLines>(
+    sink: &mut S,
+    fault: &Fault,
+    more: &L,
+) -> Result<u64, Fault> {
     let body = text(fault.reason);
     let lines = lines(fault.reason);
-    let lines = Lines(&lines);
+    let lines = Both(&Lines(&lines), more);
     let size = BodySize::Length(body.len() as u64);
     sink.head(ResponseHead {
         status: fault.reason.status(),
@@ -52,8 +71,18 @@ pub(crate) async fn send_fault<S: ResponseSink>(sink: &mut S, fault: &Fault) -> 
 
 /// Answers with a redirect.
 pub(crate) async fn send_redirect<S: ResponseSink>(sink: &mut S, status: u16, location: &str) -> Result<(), Fault> {
+    send_redirect_with(sink, status, location, &Lines(&[])).await
+}
+
+/// Answers with a redirect and more lines.
+pub(crate) async fn send_redirect_with<S: ResponseSink, L: HeaderLines>(
+    sink: &mut S,
+    status: u16,
+    location: &str,
+    more: &L,
+) -> Result<(), Fault> {
     let lines: [(&[u8], &[u8]); 1] = [(b"location", location.as_bytes())];
-    let lines = Lines(&lines);
+    let lines = Both(&Lines(&lines), more);
     sink.head(ResponseHead {
         status,
         size: BodySize::Length(0),

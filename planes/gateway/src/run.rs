@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::accept::{self, ListenerSlot};
 use crate::apply::{Applied, Applier, Update};
+use crate::auth::Passwords;
 use crate::clients::Clients;
 use crate::dns::{Names, REFRESH};
 use crate::log::AccessLog;
@@ -64,7 +65,7 @@ impl Gateway {
         metrics: &GatewayMetrics,
         access_log: &AccessLogSink,
     ) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { clients: Clients::default() });
+        let shared = Arc::new(Shared { clients: Clients::default(), passwords: Passwords::default() });
         let mut commands = Vec::new();
         let mut threads = Vec::new();
         for index in 0..config.workers.max(1) {

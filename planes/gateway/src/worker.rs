@@ -4,9 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::accept::Accepted;
+use crate::auth::Passwords;
 use crate::clients::Clients;
 use crate::fault::{Fault, Reason};
 use crate::log::AccessLog;
@@ -20,6 +21,7 @@ use crate::upstream::Upstreams;
 /// What all workers share; touched once for a connection at most.
 pub(crate) struct Shared {
     pub(crate) clients: Clients,
+    pub(crate) passwords: Passwords,
 }
 
 /// State of one worker.
@@ -33,6 +35,8 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     /// For the host of the request that is being planned.
     pub(crate) host_scratch: RefCell<String>,
+    /// Passwords that were right a short while ago.
+    pub(crate) proofs: RefCell<headwater_auth::Proofs>,
     random: Cell<u64>,
     started: Instant,
 }
@@ -48,6 +52,7 @@ impl Worker {
             response_heads: Spare::default(),
             shared,
             host_scratch: RefCell::default(),
+            proofs: RefCell::default(),
             started: Instant::now(),
             random: Cell::new(RandomState::new().build_hasher().finish() | 1),
         })
@@ -66,6 +71,11 @@ impl Worker {
     /// Nanoseconds on this worker's own clock.
     pub(crate) fn nanoseconds(&self, instant: Instant) -> u64 {
         u64::try_from(instant.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Time on this worker's own clock.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Counts a request against its client, where one connection carries many clients.

@@ -164,10 +164,10 @@ async fn helm_installs_it_and_a_pod_on_another_node_sees_the_real_client() -> Re
         // What the gateway would answer with 503 is refused while its author still looks at it.
         let guarded = APP.split("---").nth(1).context("an Ingress")?.replace(
             "metadata: {name: app}",
-            "metadata: {name: guarded, annotations: {nginx.ingress.kubernetes.io/auth-url: 'http://auth.test/'}}",
+            "metadata: {name: guarded, annotations: {nginx.ingress.kubernetes.io/auth-tls-secret: 'a/b'}}",
         );
         let refused = cluster.try_apply(&guarded.replace("app.test", "guarded.test"), &["-n", &namespace]).await?;
-        assert!(!refused.success && refused.stderr.contains("auth-url"), "{}", refused.stderr);
+        assert!(!refused.success && refused.stderr.contains("auth-tls-secret"), "{}", refused.stderr);
 
         // What is removed leaves nothing behind that it wrote.
         helm(&cluster, &["uninstall", "headwater", "--namespace", NAMESPACE, "--wait", "--timeout", "80s"]).await?;

@@ -103,7 +103,7 @@ async fn an_object_that_is_wrong_is_named_and_the_others_are_served() -> Result<
     apply(cluster, &namespace, &service("app", origin.address())).await?;
     let wrong = ingress("wrong", &namespace, "wrong.test", "app").replace(
         "metadata: {name: wrong}",
-        "metadata: {name: wrong, annotations: {nginx.ingress.kubernetes.io/auth-url: 'http://a'}}",
+        "metadata: {name: wrong, annotations: {nginx.ingress.kubernetes.io/auth-tls-secret: 'a/b'}}",
     );
     apply(cluster, &namespace, &(wrong + &ingress("right", &namespace, "right.test", "app"))).await?;
     gateway.answers("right.test", (200, "one"))?;

@@ -34,6 +34,7 @@ pub(crate) fn rule(name: &str, rank: i64, path: PathMatch, conditions: Vec<Condi
         precedence: Precedence { ranks: [rank, 0, 0, 0], tie: name.into() },
         matches: Match { path, conditions },
         filters: Filters::default(),
+        auth: None,
         action: Action::Refuse(Refuse { status: 404, reason: name.into() }),
     })
 }

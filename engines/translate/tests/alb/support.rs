@@ -80,6 +80,7 @@ pub(crate) fn table(rules: Vec<(Compiled, Precedence)>) -> CompiledTable {
             precedence,
             matches: compiled.matches,
             filters: Filters::default(),
+            auth: None,
             action: Action::Refuse(Refuse { status: 404, reason: "no_route".into() }),
         });
         for host in compiled.hosts {

@@ -12,6 +12,7 @@ use headwater_net_io::splice::{SpliceSide, splice};
 
 use super::ResponseLines;
 use super::body::{BodyError, BodyReader, Framing};
+use crate::auth::WithCookies;
 use crate::buffer::Buffer;
 use crate::cors::Answered;
 use crate::exchange::{Attempt, Served};
@@ -174,6 +175,7 @@ impl Receive<'_, '_> {
         let lines = ResponseLines { buf: self.buf, head: self.head };
         let lines = Answered { lines: &lines, answer: self.attempt.cors };
         let lines = Edited { lines: &lines, edits: self.attempt.response_edits, variables: NoVariables };
+        let lines = WithCookies { lines: &lines, granted: self.attempt.granted, status };
         let declared_length = self.head.content_length();
         self.attempt.status.set(status);
         if !self.attempt.uploaded.get() {

@@ -10,6 +10,7 @@ use h2::{Reason as H2Reason, SendStream};
 use http::header::CONTENT_LENGTH;
 
 use super::{Lines, map_of, next_data, poll_send, trailers_of};
+use crate::auth::WithCookies;
 use crate::cors::Answered;
 use crate::exchange::{Attempt, Served};
 use crate::fault::{Fault, Reason, RetryAdvice};
@@ -114,6 +115,7 @@ async fn receive<S: ResponseSink>(
     let lines = Lines(&parts.headers);
     let lines = Answered { lines: &lines, answer: attempt.cors };
     let lines = Edited { lines: &lines, edits: attempt.response_edits, variables: NoVariables };
+    let lines = WithCookies { lines: &lines, granted: attempt.granted, status };
     attempt.status.set(status);
     if !attempt.uploaded.get() {
         sink.close_after();

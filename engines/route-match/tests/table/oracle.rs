@@ -38,6 +38,7 @@ fn any_value() -> impl Strategy<Value = ValueMatch> {
         2 => "[pq]{0,2}".prop_map(|text| ValueMatch::StartsWith(text.into())),
         1 => "[pq]{0,2}".prop_map(|text| ValueMatch::EndsWith(text.into())),
         2 => "\\^?[pq][pq]?\\$?".prop_map(|text| ValueMatch::Regex(text.into())),
+        1 => "\\^?[pq]?\\[pq\\]\\$?".prop_map(|text| ValueMatch::Regex(text.into())),
     ]
 }
 
@@ -193,6 +194,23 @@ proptest! {
         prop_assert_eq!(compiled.faults().count(), 0);
         for (request, host) in requests {
             prop_assert_eq!(found(&compiled, &request, &host), scan(&table, &request, &host), "{:?} {}", request, host);
+        }
+    }
+
+    #[test]
+    fn rules_that_differ_by_one_value_are_found_as_by_a_scan(
+        values in proptest::collection::vec(any_value(), 17..60),
+        requests in proptest::collection::vec(any_request(), 10),
+    ) {
+        let one = |(at, value)| {
+            let condition = Condition::Header { name: "x".into(), value };
+            rule(&format!("{at}"), at, PathMatch::Any, vec![condition])
+        };
+        let rules = (0..).zip(values).map(one).collect();
+        let table = table(HostLaw::MostSpecific, vec![(HostPattern::Any, rules)]);
+        let compiled = CompiledTable::compile(&table, None);
+        for request in requests {
+            prop_assert_eq!(found(&compiled, &request, "c"), scan(&table, &request, "c"), "{:?}", request);
         }
     }
 

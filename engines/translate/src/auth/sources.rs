@@ -17,8 +17,11 @@ pub(crate) struct Sources<'a> {
     /// Whether they can be read; see `Options::reads_secrets`.
     pub(super) reads: bool,
     /// Lists that were read for another path of the Ingress.
-    known: RefCell<Vec<(NamespacedName, bool, Result<Arc<Users>, SecretError>)>>,
+    known: RefCell<Vec<Known>>,
 }
+
+/// A Secret, whether it is read as a map, and what it has.
+type Known = (NamespacedName, bool, Result<Arc<Users>, SecretError>);
 
 /// Why a Secret has no users. Nothing of it is quoted.
 #[derive(Debug, Clone, Error)]

@@ -11,7 +11,7 @@ use headwater_model::gateway::Auth;
 
 use crate::accept::Accepted;
 use crate::fault::{Fault, Reason};
-use crate::message::{HeaderLines, Request, RequestBody, ResponseSink};
+use crate::message::{HeaderLines, Request, RequestBody, ResponseSink, Trailers};
 use crate::plan::Plan;
 use crate::record::Record;
 use crate::timer::Timer;
@@ -93,6 +93,14 @@ impl Granted {
         for (name, values) in &self.headers {
             values.iter().for_each(|value| visit(name.as_bytes(), value));
         }
+    }
+
+    /// The request's trailers without those that could be taken for the server's word: some endpoints merge the two.
+    pub(crate) fn cleaned(granted: Option<&Self>, mut trailers: Trailers) -> Trailers {
+        if let Some(granted) = granted {
+            trailers.retain(|(name, _)| !granted.replaces(name));
+        }
+        trailers
     }
 
     /// Cookies for a response of this status; nginx's `add_header` knows the same statuses.

@@ -197,6 +197,20 @@ fn an_auth_server_is_told_who_asks_and_for_what() -> Result<()> {
 }
 
 #[test]
+fn a_trailer_is_no_way_to_speak_for_the_server() -> Result<()> {
+    let app = Origin::http("app")?;
+    let auth = server("200 OK", "X-User: alice\r\n")?;
+    let stand = stand(app.address(), &[("auth-url", &url(&auth)), ("auth-response-headers", "X-User,X-Role")], "")?;
+    let head = "POST / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\nTrailer: X-Role, X-Sum\r\n\r\n";
+    let body = "2\r\nhi\r\n0\r\nX-Role: admin\r\nx_user: mallory\r\nX-Sum: 1\r\n\r\n";
+    let seen = RawClient::connect(stand.address("http"))?.request(format!("{head}{body}"))?.seen()?;
+    assert_eq!(seen.header("x-user").as_deref(), Some("alice"));
+    let names: Vec<String> = seen.trailers().into_iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+    assert_eq!(names, ["x-sum"]);
+    Ok(())
+}
+
+#[test]
 fn only_yes_is_yes() -> Result<()> {
     let app = Origin::http("app")?;
     for (status, lines, expected) in [

@@ -12,7 +12,7 @@ use headwater_net_io::splice::{SpliceSide, splice};
 
 use super::ResponseLines;
 use super::body::{BodyError, BodyReader, Framing};
-use crate::auth::WithCookies;
+use crate::auth::{Granted, WithCookies};
 use crate::buffer::Buffer;
 use crate::cors::Answered;
 use crate::exchange::{Attempt, Served};
@@ -123,7 +123,7 @@ async fn send<B: RequestBody>(
     }
     if chunked {
         pending.clear();
-        let trailers = body.take_trailers();
+        let trailers = Granted::cleaned(attempt.granted, body.take_trailers());
         if trailers.is_empty() {
             pending.extend_from_slice(encode::LAST_CHUNK);
         } else {

@@ -10,7 +10,7 @@ use h2::{Reason as H2Reason, SendStream};
 use http::header::CONTENT_LENGTH;
 
 use super::{Lines, map_of, next_data, poll_send, trailers_of};
-use crate::auth::WithCookies;
+use crate::auth::{Granted, WithCookies};
 use crate::cors::Answered;
 use crate::exchange::{Attempt, Served};
 use crate::fault::{Fault, Reason, RetryAdvice};
@@ -77,7 +77,7 @@ async fn upload<B: RequestBody>(
             Err(_) => return Err(Some(Reason::UpstreamTimeout.into())),
         }
     }
-    let trailers = body.take_trailers();
+    let trailers = Granted::cleaned(attempt.granted, body.take_trailers());
     let ended = if trailers.is_empty() {
         stream.send_data(Bytes::new(), true)
     } else {

@@ -404,41 +404,73 @@ pub struct Observation {
     pub outcome: Outcome,
     /// Its first packet on each host, in order.
     pub hops: Vec<Hop>,
+    /// Whether the endpoint is in the network of its node.
+    own: bool,
 }
 
+/// One question of a row.
+type Asked = (Row, Family, Question);
+
 /// Asks everything in one mode, and watches the packets on every host.
+///
+/// A capture that does not have the packets of an answer proves nothing about them: what it misses is asked once more,
+/// alone, and has to be there then.
 ///
 /// # Errors
 /// Those of [`Question::ask`], and when the packet that reached the pod is not what the pod saw.
 pub fn observe_all(stand: &Stand, mode: Mode) -> Result<Vec<Observation>> {
     let (topology, pods) = (&stand.topology, stand.pods());
-    let mut questions = Vec::new();
+    let mut asked: Vec<Asked> = Vec::new();
     for (row, family) in rows().into_iter().flat_map(|row| Family::ALL.map(|family| (row, family))) {
-        questions.extend(
-            Transport::ALL
-                .map(|transport| (row, family, row.question(topology, &pods, mode, family, transport), next_port())),
-        );
+        let question = |transport| (row, family, row.question(topology, &pods, mode, family, transport));
+        asked.extend(Transport::ALL.map(question));
     }
+    let observed = observe(stand, &asked)?;
+    asked
+        .iter()
+        .zip(observed)
+        .map(|(asked, observed)| {
+            if observed.as_ref().is_ok_and(Observation::is_complete) {
+                return observed;
+            }
+            let again = observe(stand, std::slice::from_ref(asked))?.pop().context("one answer")??;
+            let Observation { row, outcome, hops, .. } = &again;
+            ensure!(again.is_complete(), "{row}: the pod saw {outcome:?}, and packets were {hops:#?}");
+            Ok(again)
+        })
+        .collect()
+}
+
+fn observe(stand: &Stand, asked: &[Asked]) -> Result<Vec<Result<Observation>>> {
+    let (topology, pods) = (&stand.topology, stand.pods());
     let outside = [topology.client(), topology.router(), topology.balancer(), pods.web.host()];
     let inside = topology.nodes().iter().map(Node::host).chain(pods.shells.iter().map(Pod::host));
     let capture = Capture::start(outside.into_iter().chain(inside))?;
-    let answers = parallel::map(&questions, |(_, _, question, port)| question.ask(*port));
+    let questions: Vec<(&Asked, u16)> = asked.iter().map(|asked| (asked, next_port())).collect();
+    let answers = parallel::map(&questions, |((_, _, question), port)| question.ask(*port));
     let flows = capture.finish()?;
-    let observations = questions.into_iter().zip(answers).map(|((row, family, question, port), answer)| {
+    let observations = questions.into_iter().zip(answers).map(|(((row, family, question), port), answer)| {
         let (answer, outcome) = answer.with_context(|| format!("{row}, {family:?} {:?}", question.transport))?;
         let mut hops = flows.hops(question.transport, question.host.name(), port, question.target);
-        if let Outcome::Seen(seen) = &outcome {
-            if hops.is_empty() {
-                hops = flows.hops_to(question.transport, seen.source, seen.target);
-            }
-            // What is for the node itself is captured before it is translated.
-            let own = question.endpoint.ip() == pods.host.address(family);
-            let reached = |hop: &Hop| hop.source == seen.source && (own || hop.target == seen.target);
-            ensure!(hops.last().is_some_and(reached), "{row}: the pod saw {seen:?}, and packets were {hops:#?}");
+        if let Outcome::Seen(seen) = &outcome
+            && hops.is_empty()
+        {
+            hops = flows.hops_to(question.transport, seen.source, seen.target);
         }
-        Ok(Observation { row, family, question, port, answer, outcome, hops })
+        // What is for the node itself is captured before it is translated.
+        let own = question.endpoint.ip() == pods.host.address(*family);
+        let (row, family, question) = (*row, *family, question.clone());
+        Ok(Observation { row, family, question, port, answer, outcome, hops, own })
     });
-    observations.collect()
+    Ok(observations.collect())
+}
+
+impl Observation {
+    /// Whether the last packet is the one that the pod saw, if one did.
+    fn is_complete(&self) -> bool {
+        let Outcome::Seen(seen) = &self.outcome else { return true };
+        self.hops.last().is_some_and(|hop| hop.source == seen.source && (self.own || hop.target == seen.target))
+    }
 }
 
 /// The answers of one row and column: IPv4 TCP, IPv4 UDP, IPv6 TCP, IPv6 UDP.

@@ -2,6 +2,11 @@
 //!
 //! No I/O, no async, no clock. Everything a plane reads is immutable and shared behind [`std::sync::Arc`].
 
+// Before who uses its macro.
+#[cfg(test)]
+#[macro_use]
+mod text_schema;
+
 pub mod alb;
 pub mod client;
 pub mod cluster;

@@ -5,7 +5,7 @@
 //! the ALB's would take and our types do not read is left to findings.
 
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::alb2::{Alb2Spec, Alb2Status, Alb2V1Spec, GatewayMode, NetworkMode, ProxyType, SslStrategy};
@@ -17,24 +17,6 @@ use super::timeout_policy::TimeoutPolicySpec;
 use super::{GATEWAY_GROUP, GROUP};
 
 mod upstream;
-
-macro_rules! text_schema {
-    ($($type:ident $(<$of:ident>)?: $schema:expr;)*) => {$(
-        impl $(<$of>)? JsonSchema for $type $(<$of>)? {
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                stringify!($type).into()
-            }
-
-            fn inline_schema() -> bool {
-                true
-            }
-
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                $schema
-            }
-        }
-    )*};
-}
 
 text_schema! {
     // Text for the ALB, and a boolean for whoever forgets the quotes: a structural schema cannot say "either".

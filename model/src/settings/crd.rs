@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::json_schema;
 use serde_json::{Map, Value, json};
 
 use super::{CidrText, GatewaySettingsSpec, parse_cidr};
@@ -25,28 +25,10 @@ const SIZE: &str = "^[0-9]{1,20}(k|M|G|Ki|Mi|Gi)?$";
 const TOKEN: &str = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}$";
 const REFERENCE: &str = "^[^/]+/[^/]+$";
 
-macro_rules! text_schema {
-    ($($type:ident $schema:expr;)*) => {$(
-        impl JsonSchema for $type {
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                stringify!($type).into()
-            }
-
-            fn inline_schema() -> bool {
-                true
-            }
-
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                $schema
-            }
-        }
-    )*};
-}
-
 text_schema! {
-    CidrText json_schema!({"type": "string", "pattern": CIDR, "maxLength": 49});
-    DurationText json_schema!({"type": "string", "pattern": DURATION});
-    SizeText json_schema!({"x-kubernetes-int-or-string": true, "pattern": SIZE});
+    CidrText: json_schema!({"type": "string", "pattern": CIDR, "maxLength": 49});
+    DurationText: json_schema!({"type": "string", "pattern": DURATION});
+    SizeText: json_schema!({"x-kubernetes-int-or-string": true, "pattern": SIZE});
 }
 
 /// What the types do not say, by field: the bounds that the translator holds, too.

@@ -17,12 +17,16 @@ use crate::settings::{AccessLogFormat, Limits, TlsVersion};
 
 mod auth;
 mod filters;
+mod rule_names;
+mod trace;
 
 pub use auth::{
     Auth, BasicAuth, Fill, ForwardAuth, HashError, MAX_BCRYPT_COST, MAX_SHA_ROUNDS, MAX_TEMPLATE, MAX_USERS, Part,
     PasswordHash, Template, TemplateError, Users, UsersError,
 };
 pub use filters::{AllowedOrigin, Cors, EditValue, HeaderEdits, Variable};
+pub use rule_names::RuleNames;
+pub use trace::{Collector, RootSampler, RuleSource, Sampler, SpanExporter, Trace};
 
 /// Everything one gateway serves.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -208,6 +212,10 @@ pub struct Rule {
     pub filters: Filters,
     /// Whom it lets in; `None`: everybody. Behind redirects and CORS, ahead of forwarding.
     pub auth: Option<Arc<Auth>>,
+    /// How what it forwards is traced; `None`: it is not.
+    pub trace: Option<Arc<Trace>>,
+    /// What metrics and spans name as its source; `None`: its origin.
+    pub source: Option<Arc<RuleSource>>,
     pub action: Action,
 }
 

@@ -69,6 +69,8 @@ fn table(size: usize, parts: &dyn Fn(usize) -> Parts) -> RouteTable {
             matches: Match { path, conditions },
             filters: Filters::default(),
             auth: None,
+            trace: None,
+            source: None,
             action: Action::Refuse(Refuse { status: 404, reason: "no_route".into() }),
         };
         hosts.entry(host).or_default().push(Arc::new(rule));

@@ -50,6 +50,8 @@ fn rule(rank: usize, path: PathMatch, conditions: Vec<Condition>) -> Arc<Rule> {
         matches: Match { path, conditions },
         filters: Filters::default(),
         auth: None,
+        trace: None,
+        source: None,
         action: Action::Refuse(Refuse { status: 404, reason: "no_route".into() }),
     })
 }

@@ -11,7 +11,7 @@ use headwater_model::gateway::{Auth, BasicAuth, ForwardAuth, HostPattern, PoolId
 
 pub(crate) use names::{AuthAnnotations, is_name, misplaced, references};
 pub(crate) use sources::Sources;
-pub(crate) use url::Server;
+pub(crate) use url::{Server, parse as parse_url};
 
 use names::Found;
 

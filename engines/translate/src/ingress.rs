@@ -348,6 +348,8 @@ impl Context<'_> {
             filters: self.annotations.filters.of(&path),
             matches: Match { path, conditions: Vec::new() },
             auth,
+            trace: None,
+            source: None,
             action,
         };
         let old = old.and_then(|old| old.entry.as_ref());
@@ -428,6 +430,8 @@ fn same_rule(a: &Rule, b: &Rule) -> bool {
         && a.matches == b.matches
         && a.filters == b.filters
         && a.auth == b.auth
+        && a.trace == b.trace
+        && a.source == b.source
         && a.action == b.action
         && a.origin.key == b.origin.key
 }

@@ -30,8 +30,10 @@ mod references;
 mod service;
 mod settings;
 mod tls;
+mod trace;
 mod translator;
 
 pub use findings::is_about_secrets;
 pub use options::{CONTROLLER, LABEL_DOMAIN, Options};
+pub use trace::{TraceDoubt, TracedService, trace};
 pub use translator::{Served, Translation, Translator};

@@ -92,7 +92,7 @@ impl<'a> Levels<'a> {
 
     /// How requests are traced; `None`: they are not, for want of a nearest `enable: true` or of a collector.
     pub fn otel(&self) -> Option<EffectiveOtel> {
-        merge_otel([
+        EffectiveOtel::merge([
             self.alb.and_then(|alb| alb.otel.as_ref()),
             self.frontend.and_then(|frontend| frontend.otel.as_ref()),
             self.rule.and_then(|rule| rule.otel.as_ref()),
@@ -110,38 +110,40 @@ pub struct EffectiveOtel {
     pub resource: BTreeMap<String, String>,
 }
 
-/// Merges levels field by field, the farthest first.
-///
-/// `collector`, `batch_span_processor` and `flags` have no optional fields, so that whoever has one has it whole. A
-/// `sampler` without `options` drops those above it: they were another sampler's.
-fn merge_otel(levels: [Option<&Otel>; 3]) -> Option<EffectiveOtel> {
-    let mut enable = false;
-    let mut collector = None;
-    let mut batch = BatchSpanProcessor::default();
-    let mut sampler = Sampler::default();
-    let mut flags = Flags::default();
-    let mut resource = BTreeMap::new();
-    for level in levels.into_iter().flatten() {
-        enable = level.enable;
-        if let Some(exporter) = &level.exporter {
-            collector = exporter.collector.as_ref().or(collector);
-            batch = exporter.batch_span_processor.unwrap_or(batch);
+impl EffectiveOtel {
+    /// Merges levels field by field, the farthest first; `None`: nothing is traced.
+    ///
+    /// `collector`, `batch_span_processor` and `flags` have no optional fields, so that whoever has one has it whole. A
+    /// `sampler` without `options` drops those above it: they were another sampler's.
+    pub fn merge<'a>(levels: impl IntoIterator<Item = Option<&'a Otel>>) -> Option<Self> {
+        let mut enable = false;
+        let mut collector = None;
+        let mut batch = BatchSpanProcessor::default();
+        let mut sampler = Sampler::default();
+        let mut flags = Flags::default();
+        let mut resource = BTreeMap::new();
+        for level in levels.into_iter().flatten() {
+            enable = level.enable;
+            if let Some(exporter) = &level.exporter {
+                collector = exporter.collector.as_ref().or(collector);
+                batch = exporter.batch_span_processor.unwrap_or(batch);
+            }
+            if let Some(nearer) = &level.sampler {
+                let options = nearer.options.map(|nearer| {
+                    let farther = sampler.options.unwrap_or_default();
+                    SamplerOptions {
+                        parent_name: nearer.parent_name.or(farther.parent_name),
+                        fraction: nearer.fraction.or(farther.fraction),
+                    }
+                });
+                sampler = Sampler { name: nearer.name, options };
+            }
+            flags = level.flags.unwrap_or(flags);
+            resource.extend(level.resource.iter().map(|(key, value)| (key.clone(), value.clone())));
         }
-        if let Some(nearer) = &level.sampler {
-            let options = nearer.options.map(|nearer| {
-                let farther = sampler.options.unwrap_or_default();
-                SamplerOptions {
-                    parent_name: nearer.parent_name.or(farther.parent_name),
-                    fraction: nearer.fraction.or(farther.fraction),
-                }
-            });
-            sampler = Sampler { name: nearer.name, options };
-        }
-        flags = level.flags.unwrap_or(flags);
-        resource.extend(level.resource.iter().map(|(key, value)| (key.clone(), value.clone())));
+        let collector = collector.filter(|_| enable)?.clone();
+        Some(Self { collector, batch, sampler, flags, resource })
     }
-    let collector = collector.filter(|_| enable)?.clone();
-    Some(EffectiveOtel { collector, batch, sampler, flags, resource })
 }
 
 /// Where every request at a port is sent; `None`: nowhere.

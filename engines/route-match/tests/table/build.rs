@@ -35,6 +35,8 @@ pub(crate) fn rule(name: &str, rank: i64, path: PathMatch, conditions: Vec<Condi
         matches: Match { path, conditions },
         filters: Filters::default(),
         auth: None,
+        trace: None,
+        source: None,
         action: Action::Refuse(Refuse { status: 404, reason: name.into() }),
     })
 }

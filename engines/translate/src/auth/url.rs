@@ -26,15 +26,15 @@ impl Server {
 
 /// `auth-url` in its parts.
 #[derive(Debug)]
-pub(super) struct Url {
-    pub(super) server: Server,
-    pub(super) authority: Box<str>,
-    pub(super) target: Template,
+pub(crate) struct Url {
+    pub(crate) server: Server,
+    pub(crate) authority: Box<str>,
+    pub(crate) target: Template,
 }
 
 /// Reads `http(s)://host[:port][/path][?query]`. Path and query may have variables; the host only `$host`, and only in a
 /// rule for one host: whom we connect to is not for clients to say.
-pub(super) fn parse(text: &str, rule: &HostPattern) -> Result<Url, String> {
+pub(crate) fn parse(text: &str, rule: &HostPattern) -> Result<Url, String> {
     let (scheme, rest) = text.split_once("://").ok_or("it is not http:// or https:// and a host")?;
     let tls = match scheme.to_ascii_lowercase().as_str() {
         "http" => false,

@@ -81,6 +81,8 @@ pub(crate) fn table(rules: Vec<(Compiled, Precedence)>) -> CompiledTable {
             matches: compiled.matches,
             filters: Filters::default(),
             auth: None,
+            trace: None,
+            source: None,
             action: Action::Refuse(Refuse { status: 404, reason: "no_route".into() }),
         });
         for host in compiled.hosts {

@@ -12,12 +12,14 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::client::{ClientAddressPolicy, EmitProxyProtocol};
+use crate::nat::Transport;
 use crate::origin::{NamespacedName, Origin};
 use crate::settings::{AccessLogFormat, Limits, TlsVersion};
 
 mod auth;
 mod filters;
 mod rule_names;
+mod stream;
 mod trace;
 
 pub use auth::{
@@ -26,6 +28,7 @@ pub use auth::{
 };
 pub use filters::{AllowedOrigin, Cors, EditValue, HeaderEdits, Variable};
 pub use rule_names::RuleNames;
+pub use stream::{StreamBackend, StreamRoute, StreamTimeouts, TcpKeepAlive};
 pub use trace::{Collector, RootSampler, RuleSource, Sampler, SpanExporter, Trace};
 
 /// Everything one gateway serves.
@@ -33,12 +36,12 @@ pub use trace::{Collector, RootSampler, RuleSource, Sampler, SpanExporter, Trace
 pub struct GatewaySnapshot {
     /// Counts up with every published change; never 0 once published.
     pub generation: u64,
-    /// Sorted by address, port.
+    /// Sorted by address, port, transport.
     pub listeners: Vec<Arc<Listener>>,
     pub pools: Pools,
 }
 
-/// One address and port, and what is served there.
+/// One address and port of one transport, and what is served there.
 #[derive(Debug, Clone, Serialize)]
 pub struct Listener {
     pub name: Arc<str>,
@@ -52,7 +55,17 @@ pub struct Listener {
     pub connection: Arc<ConnectionSettings>,
     /// Present exactly when `protocol` is [`Protocol::Https`].
     pub tls: Option<Arc<TlsTermination>>,
+    /// Empty when `protocol` is [`Protocol::Tcp`] or [`Protocol::Udp`].
     pub routes: Arc<RouteTable>,
+    /// Present exactly when `protocol` is [`Protocol::Tcp`] or [`Protocol::Udp`].
+    pub stream: Option<Arc<StreamRoute>>,
+}
+
+impl Listener {
+    /// Listeners that differ in this share nothing: TCP and UDP each have ports of their own.
+    pub fn place(&self) -> (IpAddr, u16, Transport) {
+        (self.address, self.port, self.protocol.transport())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -64,6 +77,21 @@ pub enum Protocol {
     /// The same inside TLS, HTTP/2 by ALPN.
     #[serde(rename = "HTTPS")]
     Https,
+    /// Connections, carried as they are.
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// Datagrams, carried as they are.
+    #[serde(rename = "UDP")]
+    Udp,
+}
+
+impl Protocol {
+    pub fn transport(self) -> Transport {
+        match self {
+            Self::Http | Self::Https | Self::Tcp => Transport::Tcp,
+            Self::Udp => Transport::Udp,
+        }
+    }
 }
 
 /// How downstream connections of a listener are treated.
@@ -79,6 +107,8 @@ pub struct ConnectionSettings {
     /// Offer and accept HTTP/2.
     pub http2: bool,
     pub access_log: AccessLogFormat,
+    /// `None`: the connections are not probed.
+    pub tcp_keep_alive: Option<TcpKeepAlive>,
 }
 
 /// Certificates of a listener, found by SNI.
@@ -93,6 +123,41 @@ pub struct TlsTermination {
     pub min_version: TlsVersion,
     pub http2: bool,
     pub session_tickets: bool,
+    /// Names whose connections are carried as they are, TLS and all; only those with a server name can be. An exact name
+    /// here comes before a certificate, a wildcard after the certificates of exact names.
+    pub passthrough: HashMap<HostPattern, Arc<StreamRoute>>,
+}
+
+impl TlsTermination {
+    /// The route of a name (lower case, without trailing dot) whose connections are carried as they are.
+    ///
+    /// The most specific of passthrough hosts and certificates decides; of equals, passthrough.
+    pub fn passed_through(&self, name: &str) -> Option<&Arc<StreamRoute>> {
+        if self.passthrough.is_empty() {
+            return None;
+        }
+        if let Some(route) = self.passthrough.get(&HostPattern::Exact(name.into())) {
+            return Some(route);
+        }
+        if self.exact.contains_key(name) {
+            return None;
+        }
+        let mut rest = name;
+        while let Some((_, suffix)) = rest.split_once('.') {
+            let direct = rest.len() == name.len();
+            if direct && let Some(route) = self.passthrough.get(&HostPattern::OneLabel(suffix.into())) {
+                return Some(route);
+            }
+            if let Some(route) = self.passthrough.get(&HostPattern::Suffix(suffix.into())) {
+                return Some(route);
+            }
+            if direct && self.wildcard.contains_key(suffix) {
+                return None;
+            }
+            rest = suffix;
+        }
+        self.passthrough.get(&HostPattern::Any)
+    }
 }
 
 /// A certificate chain and its private key, checked to belong together.
@@ -475,6 +540,10 @@ pub enum UpstreamProtocol {
     Http1,
     /// Prior knowledge, or ALPN `h2` when the pool has TLS.
     Http2,
+    /// Bytes as they come; only for a [`StreamRoute`].
+    Tcp,
+    /// Datagrams as they come; only for a [`StreamRoute`].
+    Udp,
 }
 
 /// TLS towards endpoints.

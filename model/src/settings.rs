@@ -148,6 +148,8 @@ pub struct LimitsSpec {
     pub requests_per_connection: Option<u32>,
     /// Concurrent streams of one HTTP/2 connection. Default 128.
     pub http2_streams: Option<u32>,
+    /// UDP flows in all, over all listeners. Default 50000.
+    pub udp_flows: Option<u32>,
 }
 
 /// Limits of a listener, defaults filled in.
@@ -165,6 +167,8 @@ pub struct Limits {
     /// 0: no limit.
     pub requests_per_connection: u32,
     pub http2_streams: u32,
+    /// Each flow has a socket of its own.
+    pub udp_flows: u32,
 }
 
 impl Default for Limits {
@@ -178,6 +182,7 @@ impl Default for Limits {
             connections_per_client: 0,
             requests_per_connection: 0,
             http2_streams: 128,
+            udp_flows: 50_000,
         }
     }
 }

@@ -258,6 +258,7 @@ impl Reader<'_> {
             ),
             http2: spec.tls.http2.or(config.use_http2).unwrap_or(true),
             access_log: spec.access_log.format.unwrap_or_default(),
+            tcp_keep_alive: None,
         }
     }
 
@@ -317,6 +318,7 @@ impl Reader<'_> {
                 .requests_per_connection
                 .or(config.keep_alive_requests)
                 .unwrap_or(default.requests_per_connection),
+            udp_flows: spec.udp_flows.unwrap_or(default.udp_flows),
         }
     }
 

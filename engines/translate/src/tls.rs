@@ -218,6 +218,7 @@ impl TlsTable {
                 min_version: plan.min_version,
                 http2: plan.http2,
                 session_tickets: plan.session_tickets,
+                passthrough: Default::default(),
             })
         });
         let same_plan = published.default == plan.default

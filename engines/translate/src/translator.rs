@@ -590,7 +590,7 @@ impl Translator {
         }
         let mut listeners: Vec<Arc<Listener>> =
             self.tables.values().flat_map(|tables| &tables.listeners).cloned().collect();
-        listeners.sort_by_key(|listener| (listener.address, listener.port));
+        listeners.sort_by_key(|listener| listener.place());
         self.snapshot = Arc::new(GatewaySnapshot {
             generation: self.snapshot.generation + 1,
             listeners,
@@ -681,6 +681,7 @@ fn listeners(
             connection: plan.connection.clone(),
             tls,
             routes: routes.clone(),
+            stream: None,
         };
         let Some(old) = old else { return Arc::new(listener) };
         if old.client_address == listener.client_address {
@@ -700,7 +701,13 @@ fn is_same(a: &Listener, b: &Listener) -> bool {
         (None, None) => true,
         _ => false,
     };
+    let same_stream = match (&a.stream, &b.stream) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (None, None) => true,
+        _ => false,
+    };
     same_tls
+        && same_stream
         && Arc::ptr_eq(&a.routes, &b.routes)
         && Arc::ptr_eq(&a.client_address, &b.client_address)
         && Arc::ptr_eq(&a.connection, &b.connection)

@@ -117,6 +117,7 @@ impl Serving {
             http2: true,
             // A session would outlive the certificate that it began with, the client's too.
             session_tickets: false,
+            passthrough: Default::default(),
         };
         let tls = match clients {
             Some(authorities) => ServerTls::for_clients_of(authorities, &termination, None)?,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use headwater_client_address::{Arrival, Client, Decision, Outbound, Sender, proxy, resolve as resolve_client};
 use headwater_model::client::{EmitProxyProtocol, Provenance, ProxyProtocolMode};
-use headwater_model::gateway::{Action as RuleAction, Forward, Listener, Pool, Protocol, Rule};
+use headwater_model::gateway::{Action as RuleAction, Listener, Pool, PoolId, Protocol};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 use headwater_route_match::{CompiledTable, RequestView, normalise_host, normalise_path};
 
@@ -13,6 +13,8 @@ use crate::end::End;
 use crate::mend;
 use crate::question::{Host, Question, Scheme};
 use crate::walk::{Trail, Walk};
+
+mod stream;
 
 /// A PROXY header needs a port for the client, and nobody asks which.
 const CLIENT_PORT: u16 = 40_000;
@@ -73,18 +75,19 @@ fn accept(
         let any = listener.address.is_unspecified() || local.ip().is_unspecified();
         listener.port == local.port() && (any || listener.address == local.ip())
     };
-    let tcp = walk.protocol() == headwater_model::nat::Transport::Tcp;
-    match snapshot.listeners.iter().filter(|_| tcp).find(takes) {
+    let transport = walk.protocol();
+    let speaks = |listener: &&std::sync::Arc<Listener>| listener.protocol.transport() == transport;
+    match snapshot.listeners.iter().filter(speaks).find(takes) {
         Some(listener) => {
-            let pools = |rule: &Rule| -> Vec<std::sync::Arc<Pool>> {
-                let RuleAction::Forward(Forward { backends, .. }) = &rule.action else { return Vec::new() };
-                let taking = backends.iter().filter(|backend| backend.weight > 0);
-                taking.filter_map(|backend| snapshot.pools.find(backend.pool).cloned()).collect()
+            let pools = |targets: &[(PoolId, u32)]| -> Vec<std::sync::Arc<Pool>> {
+                let taking = targets.iter().filter(|(_, weight)| *weight > 0);
+                taking.filter_map(|(pool, _)| snapshot.pools.find(*pool).cloned()).collect()
             };
             arrived.at(listener, trail, pools)
         }
         None => {
-            let ports: Vec<String> = snapshot.listeners.iter().map(|listener| listener.port.to_string()).collect();
+            let ports: Vec<String> =
+                snapshot.listeners.iter().filter(speaks).map(|listener| listener.port.to_string()).collect();
             let why = match ports.is_empty() {
                 true => "the gateway has no listener".to_owned(),
                 false => format!("the gateway has no listener at port {}; it has: {}", local.port(), ports.join(", ")),
@@ -132,7 +135,12 @@ impl Arrived<'_> {
         bytes
     }
 
-    fn at(&self, listener: &Listener, mut trail: Trail, pools: impl Fn(&Rule) -> Vec<std::sync::Arc<Pool>>) -> Path {
+    fn at(
+        &self,
+        listener: &Listener,
+        mut trail: Trail,
+        pools: impl Fn(&[(PoolId, u32)]) -> Vec<std::sync::Arc<Pool>>,
+    ) -> Path {
         let policy = &listener.client_address;
         let cause = Cause {
             object: Some(listener.origin.key.clone()),
@@ -168,6 +176,20 @@ impl Arrived<'_> {
             Decision::Read => return self.refuse(trail, vec![cause], "waits for a PROXY header".to_owned()),
         }
         let scheme = self.question.target.scheme;
+        let asked = match (&self.question.target.host, scheme) {
+            (Host::Name(name), Scheme::Https) => Some(name),
+            _ => None,
+        };
+        let passed = asked.and_then(|name| listener.tls.as_ref()?.passed_through(name));
+        if let Some(route) = listener.stream.as_ref().or(passed) {
+            let client = Client::of_sender(policy, &sender);
+            let why = format!("takes {} for the client ({})", client.addr, client.provenance);
+            let flow = Flow { source: self.source.clone(), destination: self.destination.clone() };
+            trail.hops.push(self.hop(Action::Accept, Some(flow), vec![cause], why));
+            let accepted = u32::try_from(trail.hops.len()).ok();
+            let backends = route.backends.iter().map(|backend| (backend.pool, backend.weight));
+            return self.carry(trail, &client, accepted, route, &pools(&backends.collect::<Vec<_>>()));
+        }
         match (scheme, listener.protocol) {
             (Scheme::Https, Protocol::Http) => {
                 return self.refuse(trail, vec![cause], "TLS comes to a listener that speaks plain HTTP".to_owned());
@@ -234,7 +256,7 @@ impl Arrived<'_> {
         mut trail: Trail,
         client: &Client,
         accepted: Option<u32>,
-        pools: impl Fn(&Rule) -> Vec<std::sync::Arc<Pool>>,
+        pools: impl Fn(&[(PoolId, u32)]) -> Vec<std::sync::Arc<Pool>>,
     ) -> Path {
         let target = &self.question.target;
         let named = self.question.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("host"));
@@ -271,7 +293,8 @@ impl Arrived<'_> {
                 if let Some(redirect) = forward.https_redirect.as_ref().filter(|_| over_http) {
                     return self.answer(trail, client, cause, format!("answers {}: go to HTTPS", redirect.status));
                 }
-                self.forward(trail, client, accepted, cause, &pools(rule))
+                let backends = forward.backends.iter().map(|backend| (backend.pool, backend.weight));
+                self.forward(trail, client, accepted, cause, &pools(&backends.collect::<Vec<_>>()))
             }
             RuleAction::Redirect(redirect) => {
                 self.answer(trail, client, cause, format!("answers {}: go elsewhere", redirect.status))

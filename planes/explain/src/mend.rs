@@ -36,6 +36,12 @@ fn run_here(node: &Arc<str>) -> Mend {
     of(Some(key), "", format!("run headwater node on {node}"), "one pod on the node; it takes kube-proxy's place")
 }
 
+/// For endpoints that a gateway tells nothing of the client.
+pub(crate) fn tell(object: ObjectKey) -> Mend {
+    let cost = "every backend of this gateway must expect a PROXY header ahead of what its clients send";
+    of(Some(object), "clientAddress.emitProxyProtocol", "V2", cost)
+}
+
 /// For packets that arrive under another address than the client's.
 pub(crate) fn of_way(world: &World, forward: &Forward<'_>, service: &Service, way: &Way) -> Vec<Mend> {
     let reason = match &way.handling {

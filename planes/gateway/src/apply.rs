@@ -11,6 +11,7 @@ use headwater_model::gateway::{
     Endpoint, EndpointAddress, GatewaySnapshot, Listener, Pool, Protocol, RouteTable, TlsTermination, UpstreamProtocol,
     UpstreamTls,
 };
+use headwater_model::nat::Transport;
 use headwater_net_io::listen::{listen, listen_shared};
 use headwater_net_io::tls::client::ClientTls;
 use headwater_net_io::tls::server::ServerTls;
@@ -79,15 +80,21 @@ pub struct Applied {
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum ListenKey {
-    Address(SocketAddr),
+    Address(SocketAddr, Transport),
     /// A free port belongs to its listener by name.
-    Named(Arc<str>, SocketAddr),
+    Named(Arc<str>, SocketAddr, Transport),
 }
 
 struct Socket {
     group: u64,
     address: SocketAddr,
     compiled: Arc<CompiledListener>,
+}
+
+impl Socket {
+    fn port(&self) -> (u16, Transport) {
+        (self.address.port(), self.compiled.snapshot.protocol.transport())
+    }
 }
 
 /// Owner of everything derived from the snapshot.
@@ -134,8 +141,8 @@ impl Applier {
         let mut previous = std::mem::take(&mut self.sockets);
         // Ports of ours that are given up: what takes their place may share them until they are closed.
         let kept: HashSet<ListenKey> = snapshot.listeners.iter().map(|listener| listen_key(listener)).collect();
-        let given_up: HashSet<u16> =
-            previous.iter().filter(|(key, _)| !kept.contains(key)).map(|(_, socket)| socket.address.port()).collect();
+        let given_up: HashSet<(u16, Transport)> =
+            previous.iter().filter(|(key, _)| !kept.contains(key)).map(|(_, socket)| socket.port()).collect();
         let mut listeners: Vec<Vec<OpenListener>> = (0..self.workers).map(|_| Vec::new()).collect();
         for listener in &snapshot.listeners {
             let mut status = ListenerStatus {
@@ -146,6 +153,11 @@ impl Applier {
                 address: None,
                 error: None,
             };
+            if matches!(listener.protocol, Protocol::Tcp | Protocol::Udp) {
+                status.error = Some("listeners of this protocol are not served yet".to_owned());
+                applied.listeners.push(status);
+                continue;
+            }
             let table = self.table(&listener.routes, &previous_tables, &mut applied);
             let tls =
                 match listener.tls.as_ref().map(|tls| self.server_tls(tls, &previous_tls, &mut applied)).transpose() {
@@ -164,7 +176,7 @@ impl Applier {
             };
             let (group, address, sockets) = match known {
                 Some(known) => (known.group, known.address, (0..self.workers).map(|_| None).collect()),
-                None => match self.open(listener, given_up.contains(&listener.port)) {
+                None => match self.open(listener, given_up.contains(&(listener.port, listener.protocol.transport()))) {
                     Ok((group, address, sockets)) => {
                         (group, address, sockets.into_iter().map(Some).collect::<Vec<_>>())
                     }
@@ -313,6 +325,7 @@ impl Applier {
         let alpn: &[&[u8]] = match pool.protocol {
             UpstreamProtocol::Http1 => &[b"http/1.1"],
             UpstreamProtocol::Http2 => &[b"h2"],
+            UpstreamProtocol::Tcp | UpstreamProtocol::Udp => &[],
         };
         let tls = Arc::new(ClientTls::new(spec, alpn).map_err(|error| chain(&error))?);
         fresh.insert(key, tls.clone());
@@ -322,9 +335,10 @@ impl Applier {
 
 fn listen_key(listener: &Listener) -> ListenKey {
     let address = SocketAddr::new(listener.address, listener.port);
+    let transport = listener.protocol.transport();
     match listener.port {
-        0 => ListenKey::Named(listener.name.clone(), address),
-        _ => ListenKey::Address(address),
+        0 => ListenKey::Named(listener.name.clone(), address, transport),
+        _ => ListenKey::Address(address, transport),
     }
 }
 

@@ -244,6 +244,9 @@ impl<R: Request> Call<'_, R> {
         let served = match self.pool.protocol() {
             UpstreamProtocol::Http1 => self.once_h1(&attempt, lease, body, sink, record).await,
             UpstreamProtocol::Http2 => self.once_h2(&attempt, lease, body, sink, record).await,
+            UpstreamProtocol::Tcp | UpstreamProtocol::Udp => {
+                Err(Fault::new(Reason::UnsupportedBackend).detail("the pool is not for HTTP"))
+            }
         };
         record.status = attempt.status.get();
         record.served(&served?);

@@ -58,6 +58,7 @@ fn termination(exact: &[(&str, &[&Arc<Certificate>])]) -> TlsTermination {
         min_version: TlsVersion::V1_2,
         http2: true,
         session_tickets: true,
+        passthrough: Default::default(),
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) struct Service {
     pub(super) cluster_ip: Ipv4Addr,
     /// That of the first port; the service then has all ports of [`super::traffic`].
     pub(super) node_port: Option<u16>,
+    pub(super) external_ip: Option<Ipv4Addr>,
     /// Annotation `headwater.dev/source-ip`.
     pub(super) keep: Option<&'static str>,
     pub(super) endpoints: Vec<Endpoint>,
@@ -66,6 +67,7 @@ pub(super) fn filler(number: usize, endpoints: usize) -> Service {
         name: format!("service-{number}"),
         cluster_ip: Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 16, 0)) + place),
         node_port: None,
+        external_ip: None,
         keep: None,
         endpoints: (0..endpoints).map(of).collect(),
     }
@@ -86,6 +88,7 @@ pub(super) fn mover(to: usize) -> Service {
         name: "mover".to_owned(),
         cluster_ip: Ipv4Addr::new(10, 96, 8, 1),
         node_port: None,
+        external_ip: None,
         keep: None,
         endpoints: vec![endpoint(1, to)],
     }
@@ -109,6 +112,9 @@ impl Service {
                 "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "ports": ports,
             },
         });
+        if let Some(address) = self.external_ip {
+            object["spec"]["externalIPs"] = json!([address]);
+        }
         if let Some(keep) = self.keep {
             object["metadata"]["annotations"] = json!({ "headwater.dev/source-ip": keep });
         }

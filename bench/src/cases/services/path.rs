@@ -55,10 +55,16 @@ enum Way {
     Preserved,
     /// The same, with replies straight to the client.
     PreservedDirect,
+    /// From outside to an address that the router sends to node 1, and a pod of node 2, masqueraded.
+    VipMasqueraded,
+    /// The same, with the client kept; replies by way of node 1.
+    VipPreserved,
+    /// The same, with replies straight to the client.
+    VipPreservedDirect,
 }
 
 impl Way {
-    const OF_HEADWATER: [Self; 7] = [
+    const OF_HEADWATER: [Self; 10] = [
         Self::PodDirect,
         Self::ClusterIp,
         Self::OutsideDirect,
@@ -66,8 +72,30 @@ impl Way {
         Self::Masqueraded,
         Self::Preserved,
         Self::PreservedDirect,
+        Self::VipMasqueraded,
+        Self::VipPreserved,
+        Self::VipPreservedDirect,
     ];
-    const OF_PEERS: [Self; 3] = [Self::ClusterIp, Self::Local, Self::Masqueraded];
+    /// Where nodes reach each other's pods by an overlay.
+    const OVER_OVERLAY: [Self; 7] = [
+        Self::OutsideDirect,
+        Self::Masqueraded,
+        Self::Preserved,
+        Self::PreservedDirect,
+        Self::VipMasqueraded,
+        Self::VipPreserved,
+        Self::VipPreservedDirect,
+    ];
+    const OF_PEERS: [Self; 4] = [Self::ClusterIp, Self::Local, Self::Masqueraded, Self::VipMasqueraded];
+
+    /// The way to compare with where the client is kept.
+    fn masqueraded(self) -> Option<Self> {
+        match self {
+            Self::Preserved | Self::PreservedDirect => Some(Self::Masqueraded),
+            Self::VipPreserved | Self::VipPreservedDirect => Some(Self::VipMasqueraded),
+            _ => None,
+        }
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -78,7 +106,14 @@ impl Way {
             Self::Masqueraded => "NodePort, remote, masqueraded",
             Self::Preserved => "NodePort, remote, preserved",
             Self::PreservedDirect => "NodePort, remote, preserved, direct",
+            Self::VipMasqueraded => "VIP, remote, masqueraded",
+            Self::VipPreserved => "VIP, remote, preserved",
+            Self::VipPreservedDirect => "VIP, remote, preserved, direct",
         }
+    }
+
+    fn is_by_vip(self) -> bool {
+        matches!(self, Self::VipMasqueraded | Self::VipPreserved | Self::VipPreservedDirect)
     }
 
     fn is_from_pod(self) -> bool {
@@ -95,9 +130,9 @@ impl Way {
         match self {
             Self::PodDirect | Self::OutsideDirect => None,
             Self::Local => Some(("path-local", 1, "preserve")),
-            Self::ClusterIp | Self::Masqueraded => Some(("path-masqueraded", 2, "masquerade")),
-            Self::Preserved => Some(("path-preserved", 3, "preserve")),
-            Self::PreservedDirect => Some(("path-preserved-direct", 4, "preserve-direct")),
+            Self::ClusterIp | Self::Masqueraded | Self::VipMasqueraded => Some(("path-masqueraded", 2, "masquerade")),
+            Self::Preserved | Self::VipPreserved => Some(("path-preserved", 3, "preserve")),
+            Self::PreservedDirect | Self::VipPreservedDirect => Some(("path-preserved-direct", 4, "preserve-direct")),
         }
     }
 
@@ -107,6 +142,7 @@ impl Way {
         match self.service() {
             None => SocketAddr::new(address(&stand.pods[self.node() - 1]).into(), port),
             Some((_, number, _)) if self == Self::ClusterIp => SocketAddr::new(cluster_ip(number).into(), PORT + index),
+            Some((_, number, _)) if self.is_by_vip() => SocketAddr::new(vip(number).into(), PORT + index),
             Some((_, number, _)) => SocketAddr::new(stand.node(1).address(Family::V4), node_port(number) + index),
         }
     }
@@ -120,7 +156,7 @@ impl Way {
         match self {
             Self::PodDirect | Self::ClusterIp => Some(stand.shell.address(Family::V4)),
             Self::Local if agent != Agent::Headwater => None,
-            Self::Masqueraded => None,
+            Self::Masqueraded | Self::VipMasqueraded => None,
             _ => Some(stand.topology.client_address(Family::V4)),
         }
     }
@@ -137,6 +173,14 @@ fn cluster_ip(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 96, 8, 10 + number)
 }
 
+/// One that the router sends to node 1 for every client.
+fn vip(number: u8) -> Ipv4Addr {
+    match Family::V4.vip(100 + number) {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(_) => unreachable!("the address of family IPv4"),
+    }
+}
+
 fn node_port(number: u8) -> u16 {
     30_100 + 10 * u16::from(number)
 }
@@ -150,6 +194,7 @@ fn services(stand: &Stand<'_>) -> Vec<Service> {
             name: name.to_owned(),
             cluster_ip: cluster_ip(number),
             node_port: Some(node_port(number)),
+            external_ip: Some(vip(number)),
             keep: Some(keep),
             endpoints: vec![endpoint],
         })
@@ -157,9 +202,20 @@ fn services(stand: &Stand<'_>) -> Vec<Service> {
     [Way::Local, Way::Masqueraded, Way::Preserved, Way::PreservedDirect].into_iter().filter_map(of).collect()
 }
 
+/// How nodes reach the pods of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum PodNetwork {
+    /// By routes.
+    Flat,
+    /// By VXLAN, as many pod networks do.
+    Overlay,
+}
+
 /// A cluster with agents.
 struct Subject<'hosts> {
     agent: Agent,
+    network: PodNetwork,
     // They end before the machines.
     agents: Vec<Running>,
     stand: Stand<'hosts>,
@@ -194,6 +250,14 @@ impl Subject<'_> {
         Ok(())
     }
 
+    fn ways(&self) -> &'static [Way] {
+        match (self.agent, self.network) {
+            (Agent::Headwater, PodNetwork::Flat) => &Way::OF_HEADWATER,
+            (Agent::Headwater, PodNetwork::Overlay) => &Way::OVER_OVERLAY,
+            _ => &Way::OF_PEERS,
+        }
+    }
+
     fn alive(&mut self) -> Result<()> {
         self.agents.iter_mut().try_for_each(Running::alive)
     }
@@ -212,7 +276,8 @@ struct Figures {
     failed: usize,
 }
 
-type All = BTreeMap<(Agent, Way), Figures>;
+type Key = (Agent, PodNetwork, Way);
+type All = BTreeMap<Key, Figures>;
 
 /// Medians of connect() in microseconds, a value for each round.
 #[derive(Debug, Default, Serialize)]
@@ -229,7 +294,7 @@ pub(in super::super) fn run(lab: &Lab) -> Result<Section> {
 
 fn measure(lab: &Lab) -> Result<Section> {
     let site = Site::start(lab).context("control plane")?;
-    let labs: [Hosts; 4] = std::array::from_fn(|_| Hosts::new());
+    let labs: [Hosts; 5] = std::array::from_fn(|_| Hosts::new());
     let few = directory(&site.folder, "few")?;
     let many = directory(&site.folder, "many")?;
     let ours = Stand::start(&labs[0], None)?;
@@ -242,20 +307,31 @@ fn measure(lab: &Lab) -> Result<Section> {
     site.create(&small)?;
 
     let mut subjects = Vec::new();
-    for (agent, stand) in [
-        (Agent::Headwater, ours),
-        (Agent::Nftables, Stand::start(&labs[1], Some(&site.cluster))?),
-        (Agent::Iptables, Stand::start(&labs[2], Some(&site.cluster))?),
+    let overlay = Stand::start(&labs[4], None)?;
+    overlay.tunnel_pods()?;
+    for (agent, network, stand) in [
+        (Agent::Headwater, PodNetwork::Flat, ours),
+        (Agent::Headwater, PodNetwork::Overlay, overlay),
+        (Agent::Nftables, PodNetwork::Flat, Stand::start(&labs[1], Some(&site.cluster))?),
+        (Agent::Iptables, PodNetwork::Flat, Stand::start(&labs[2], Some(&site.cluster))?),
     ] {
+        for service in &services {
+            if let Some(address) = service.external_ip {
+                stand
+                    .topology
+                    .router()
+                    .ip(&format!("route add {address} via {}", stand.node(1).address(Family::V4)))?;
+            }
+        }
         let objects = if agent == Agent::Headwater { Objects::Directory(&few) } else { Objects::Api(&site.cluster) };
         let agents = (1..=objects::NODES).map(|node| stand.run(lab, agent, node, objects, &site.folder));
-        let mut subject = Subject { agent, agents: agents.collect::<Result<_>>()?, stand };
-        subject.check(ways(agent))?;
+        let mut subject = Subject { agent, network, agents: agents.collect::<Result<_>>()?, stand };
+        subject.check(subject.ways())?;
         subjects.push(subject);
     }
     let stand = Stand::start(&labs[3], None)?;
     let agents = vec![stand.run(lab, Agent::Headwater, 1, Objects::Directory(&many), &site.folder)?];
-    let mut crowded = Subject { agent: Agent::Headwater, agents, stand };
+    let mut crowded = Subject { agent: Agent::Headwater, network: PodNetwork::Flat, agents, stand };
     crowded.check(&[Way::Local])?;
     let last = SocketAddr::from((filler(lab.args.sizes.many() - 1, 1).cluster_ip, PORT));
     let took = reached(crowded.stand.shell.host(), &[last], &mut crowded.agents[0], START)?;
@@ -275,10 +351,6 @@ fn measure(lab: &Lab) -> Result<Section> {
     Ok(section(lab, &all, &first, notes))
 }
 
-fn ways(agent: Agent) -> &'static [Way] {
-    if agent == Agent::Headwater { &Way::OF_HEADWATER } else { &Way::OF_PEERS }
-}
-
 fn directory(folder: &Path, name: &str) -> Result<PathBuf> {
     let path = folder.join(name);
     fs::create_dir(&path).with_context(|| path.display().to_string())?;
@@ -289,14 +361,14 @@ fn directory(folder: &Path, name: &str) -> Result<PathBuf> {
 fn round(lab: &Lab, subjects: &[Subject<'_>], all: &mut All) -> Result<()> {
     let length = Duration::from_secs(lab.args.seconds.into());
     let ways: Vec<(&Subject<'_>, Way)> =
-        subjects.iter().flat_map(|subject| ways(subject.agent).iter().map(move |way| (subject, *way))).collect();
+        subjects.iter().flat_map(|subject| subject.ways().iter().map(move |way| (subject, *way))).collect();
     let order = lab.shuffler.borrow_mut().order(ways.len());
     for (subject, way) in order.into_iter().map(|index| ways[index]) {
         let stand = &subject.stand;
         let what = || format!("{}: {}", subject.agent.name(), way.name());
         let connects = traffic::connects(way.from(stand), way.target(stand, ACCEPT), length).with_context(what)?;
         let bulk = traffic::bulk(way.from(stand), way.target(stand, BULK), length).with_context(what)?;
-        let figures = all.entry((subject.agent, way)).or_default();
+        let figures = all.entry((subject.agent, subject.network, way)).or_default();
         figures.per_second.push(connects.per_second);
         figures.p50_us.push(connects.p50);
         figures.p99_us.push(connects.p99);
@@ -330,11 +402,19 @@ fn cell(values: &[f64], decimals: usize) -> String {
     Spread::of(values.iter().copied()).map_or_else(|| "-".to_owned(), |spread| format!("{spread:.decimals$}"))
 }
 
+/// Who programmed it, and over what.
+fn by((agent, network, _): Key) -> String {
+    match network {
+        PodNetwork::Flat => agent.name().to_owned(),
+        PodNetwork::Overlay => format!("{}, pods by overlay", agent.name()),
+    }
+}
+
 /// How many each way had, of those that had any.
 fn counts(all: &All, of: fn(&Figures) -> usize) -> String {
     let some = all.iter().filter(|(_, figures)| of(figures) > 0);
     let each: Vec<String> =
-        some.map(|((agent, way), figures)| format!("{} by {} {}", way.name(), agent.name(), of(figures))).collect();
+        some.map(|(key, figures)| format!("{} by {} {}", key.2.name(), by(*key), of(figures))).collect();
     if each.is_empty() { "none".to_owned() } else { each.join(", ") }
 }
 
@@ -349,15 +429,17 @@ fn section(lab: &Lab, all: &All, first: &First, mut notes: Vec<String>) -> Secti
         "connections/s to direct",
         "Gbit/s to direct",
     ]);
-    for ((agent, way), figures) in all {
+    for (key, figures) in all {
+        let (_, network, way) = *key;
         let direct = if way.is_from_pod() { Way::PodDirect } else { Way::OutsideDirect };
         let to_direct = |part: fn(&Figures) -> &Vec<f64>| {
-            let direct = all.get(&(Agent::Headwater, direct)).and_then(|direct| ratios(part(figures), part(direct)));
+            let direct =
+                all.get(&(Agent::Headwater, network, direct)).and_then(|direct| ratios(part(figures), part(direct)));
             direct.map_or_else(|| "-".to_owned(), |spread| format!("{spread:.2}"))
         };
         table.rows.push(vec![
             way.name().to_owned(),
-            if way.service().is_none() { "-" } else { agent.name() }.to_owned(),
+            by(*key),
             cell(&figures.per_second, 0),
             cell(&figures.p50_us, 1),
             cell(&figures.p99_us, 1),
@@ -397,7 +479,7 @@ fn section(lab: &Lab, all: &All, first: &First, mut notes: Vec<String>) -> Secti
         checks: checks(all, first, many),
         notes,
         raw: json!({
-            "ways": all.iter().map(|((agent, way), figures)| json!({ "agent": agent, "way": way, "figures": figures })).collect::<Vec<_>>(),
+            "ways": all.iter().map(|((agent, network, way), figures)| json!({ "agent": agent, "network": network, "way": way, "figures": figures })).collect::<Vec<_>>(),
             "first_packets": first,
         }),
     }
@@ -406,7 +488,7 @@ fn section(lab: &Lab, all: &All, first: &First, mut notes: Vec<String>) -> Secti
 fn checks(all: &All, first: &First, many: usize) -> Vec<Check> {
     let mut checks = Vec::new();
     // Ratios of time, so that less is better.
-    let mut slower = |what: String, own: (Agent, Way), other: (Agent, Way)| {
+    let mut slower = |what: String, own: Key, other: Key| {
         let pair = all.get(&own).zip(all.get(&other));
         for (part, values) in [
             ("time of a connection", pair.and_then(|(own, other)| ratios(&other.per_second, &own.per_second))),
@@ -416,18 +498,25 @@ fn checks(all: &All, first: &First, many: usize) -> Vec<Check> {
         }
     };
     use Agent::{Headwater, Iptables, Nftables};
-    for (way, name) in [(Way::Preserved, "preserved"), (Way::PreservedDirect, "preserved direct")] {
-        slower(format!("{name} / masqueraded"), (Headwater, way), (Headwater, Way::Masqueraded));
-        for peer in [Nftables, Iptables] {
-            slower(format!("{name} / {}", peer.name()), (Headwater, way), (peer, Way::Masqueraded));
+    for network in [PodNetwork::Flat, PodNetwork::Overlay] {
+        let over = if network == PodNetwork::Overlay { ", pods by overlay" } else { "" };
+        for way in Way::OF_HEADWATER {
+            let Some(masqueraded) = way.masqueraded() else { continue };
+            let what = format!("{} / masqueraded{over}", way.name());
+            slower(what, (Headwater, network, way), (Headwater, network, masqueraded));
         }
     }
+    let flat = PodNetwork::Flat;
     for peer in [Nftables, Iptables] {
-        for way in Way::OF_PEERS {
-            slower(format!("{} / {}", way.name(), peer.name()), (Headwater, way), (peer, way));
+        for way in Way::OF_HEADWATER {
+            let peers = way.masqueraded().unwrap_or(way);
+            if Way::OF_PEERS.contains(&peers) {
+                let what = format!("{} / {}", way.name(), peer.name());
+                slower(what, (Headwater, flat, way), (peer, flat, peers));
+            }
         }
     }
-    let ours = all.iter().filter(|((agent, _), _)| *agent == Headwater);
+    let ours = all.iter().filter(|((agent, _, _), _)| *agent == Headwater);
     checks.push(Check {
         what: "connections that nobody answered".to_owned(),
         unit: "requests",

@@ -128,6 +128,33 @@ impl<'hosts> Stand<'hosts> {
         Ok(Self { _servers: servers, shell, pods, topology })
     }
 
+    /// From here on nodes reach the pods of others by VXLAN, with static entries, as a pod network such as Flannel does.
+    pub(super) fn tunnel_pods(&self) -> Result<()> {
+        let nodes = self.topology.nodes();
+        let mac = |node: &Node| format!("02:00:00:00:00:{:02x}", node.number());
+        // The first address of the node's pods, so that others have a route to it.
+        let inside = |node: &Node| node.pod_cidr(Family::V4).split('/').next().unwrap_or_default().to_owned();
+        for node in nodes {
+            let host = node.host();
+            let (own, address) = (mac(node), node.address(Family::V4));
+            host.ip(&format!(
+                "link add overlay address {own} mtu 1450 type vxlan id 1 local {address} dstport 8472 nolearning"
+            ))?;
+            host.ip(&format!("address add {}/32 dev overlay", inside(node)))?;
+            host.ip("link set dev overlay up")?;
+            for peer in nodes.iter().filter(|peer| peer.number() != node.number()) {
+                let (mac, inside, address) = (mac(peer), inside(peer), peer.address(Family::V4).to_string());
+                host.ip(&format!("neighbor add {inside} lladdr {mac} dev overlay nud permanent"))?;
+                host.ip(&format!("route replace {} via {inside} dev overlay onlink", peer.pod_cidr(Family::V4)))?;
+                host.exec("bridge", &["fdb", "append", &mac, "dev", "overlay", "dst", &address])?;
+            }
+        }
+        for pod in self.pods.iter().chain([&self.shell]) {
+            pod.host().ip("link set dev eth0 mtu 1450")?;
+        }
+        Ok(())
+    }
+
     pub(super) fn node(&self, number: usize) -> &Node {
         self.topology.node(number)
     }

@@ -11,6 +11,7 @@ pub use headwater_kube_io::fuzz_read as manifests;
 pub use headwater_netlink::fuzz as conntrack_decode;
 pub use headwater_nft::fuzz as netlink_decode;
 pub use host::host;
+pub use headwater_trace::fuzz as trace_context;
 pub use http1::{http1_chunked, http1_request, http1_response};
 pub use path::path;
 
@@ -31,6 +32,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("netlink_decode", netlink_decode),
     ("path", path),
     ("proxy_header", proxy_header),
+    ("trace_context", trace_context),
     ("x_forwarded_for", x_forwarded_for),
 ];
 

@@ -20,6 +20,7 @@ pub mod ask;
 pub mod certs;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod dial;
 pub mod dir;
 pub mod grpc;

@@ -48,6 +48,9 @@ pub(crate) enum Case {
     /// 10,000 Ingress rules beside 10, Headwater against itself
     #[value(name = "rules-10k")]
     Rules10k,
+    /// Every request traced, and counted for the ALB's metrics, Headwater against itself
+    #[value(name = "tracing")]
+    Tracing,
     /// From the edit of one of 5,000 rules to the first request that sees it
     #[value(name = "route-edit")]
     RouteEdit,
@@ -85,6 +88,7 @@ impl Case {
             Self::Services => services::run(lab),
             Self::ServicesPath => services::path(lab),
             Self::Rules10k => requests::rules(lab),
+            Self::Tracing => requests::tracing(lab),
             other => requests::peers(lab, other),
         }
     }

@@ -168,6 +168,25 @@ stringData:
     }
 }
 
+/// The ConfigMap that has every request traced, to a collector at this address.
+pub(crate) fn traced(collector: SocketAddr) -> String {
+    format!(
+        "apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: ingress-nginx-controller
+  namespace: ingress-nginx
+data:
+  enable-opentelemetry: \"true\"
+  otlp-collector-host: {}
+  otlp-collector-port: \"{}\"
+  otel-max-queuesize: \"65536\"
+",
+        collector.ip(),
+        collector.port()
+    )
+}
+
 /// The file that has `rule`, when every file has one.
 fn rule_file(folder: &Path, rule: usize) -> PathBuf {
     folder.join(format!("rule-{rule:05}.yaml"))

@@ -78,6 +78,21 @@ impl Subject {
         binary: &Path,
         rules: Option<(Rules, usize)>,
     ) -> Result<(Self, PathBuf)> {
+        Self::headwater_with(lab, name, binary, rules, None, &[])
+    }
+
+    /// The same with one more manifest, and more arguments.
+    ///
+    /// # Errors
+    /// As [`Subject::headwater`].
+    pub(crate) fn headwater_with(
+        lab: &Lab,
+        name: &str,
+        binary: &Path,
+        rules: Option<(Rules, usize)>,
+        manifest: Option<&str>,
+        arguments: &[&str],
+    ) -> Result<(Self, PathBuf)> {
         let folder = lab.new_folder("headwater")?;
         let (manifests, log) = (folder.join("manifests"), folder.join("access.log"));
         let http = 11_000 + 10 * lab.next_number();
@@ -89,9 +104,12 @@ impl Subject {
             origins: lab.origins,
         };
         gateway.write(&manifests, rules)?;
+        if let Some(manifest) = manifest {
+            std::fs::write(manifests.join("more.yaml"), manifest)?;
+        }
         let mut command = pinned(&lab.programs, lab.args.proxy_core, binary);
         command.args(["--log", "warn", "up"]).arg(&manifests).args(["--workers", "1", "--drain", "1s"]);
-        command.args(["--admin", &local(http + 2).to_string()]).arg("--access-log").arg(&log);
+        command.args(["--admin", &local(http + 2).to_string()]).arg("--access-log").arg(&log).args(arguments);
         let subject = Self::start(lab, name, command, [http, http, http + 1], &folder, Some(log))?;
         Ok((subject, manifests))
     }

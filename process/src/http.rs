@@ -97,6 +97,15 @@ impl Request {
         self.head.uri.path()
     }
 
+    /// The value of a header, where it is there once and is text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.head.headers.get_all(name).iter();
+        match (values.next(), values.next()) {
+            (Some(value), None) => value.to_str().ok(),
+            _ => None,
+        }
+    }
+
     /// The media type, without its parameters.
     pub fn content_type(&self) -> Option<&str> {
         let value = self.head.headers.get(CONTENT_TYPE)?.to_str().ok()?;

@@ -39,6 +39,11 @@ impl Registry {
         Self(Arc::new(Mutex::new(prometheus_client::registry::Registry::with_prefix("headwater"))))
     }
 
+    /// Metrics whose names others have chosen: without any prefix.
+    pub fn bare() -> Self {
+        Self(Arc::new(Mutex::new(prometheus_client::registry::Registry::default())))
+    }
+
     /// Counters by labels. `name` without prefix and without `_total`, which the text adds.
     pub fn counters<L: ShardLabels>(&self, name: &'static str, help: &'static str) -> ShardedCounter<L> {
         let family = ShardedFamily::new(name, help);
@@ -81,6 +86,25 @@ impl Registry {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.lock()).expect("a String takes any text");
         text
+    }
+
+    /// Everything in the older text format (0.0.4), where counters have their bare names: for names that others have
+    /// chosen, and that do not end in `_total`.
+    pub fn encode_classic(&self) -> String {
+        let text = self.encode();
+        let mut out = String::with_capacity(text.len());
+        let mut counter = None;
+        for line in text.lines().filter(|line| *line != "# EOF") {
+            if let Some(about) = line.strip_prefix("# TYPE ") {
+                counter = about.strip_suffix(" counter");
+            }
+            let sample = counter.and_then(|name| Some((name, line.strip_prefix(name)?.strip_prefix("_total")?)));
+            match sample {
+                Some((name, rest)) => out.extend([name, rest, "\n"]),
+                None => out.extend([line, "\n"]),
+            }
+        }
+        out
     }
 
     fn lock(&self) -> MutexGuard<'_, prometheus_client::registry::Registry> {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Case, Lab};
 use crate::load::{Load, Outcome};
 use crate::machine::CoreTimes;
-use crate::manifests::{HOST, Rules, TLS_HOST, wrk_script};
+use crate::manifests::{HOST, Rules, TLS_HOST, traced, wrk_script};
 use crate::report::{Check, Section, Table};
 use crate::stats::Spread;
 use crate::subject::Subject;
@@ -135,6 +135,34 @@ pub(super) fn rules(lab: &Lab) -> Result<Section> {
         ));
     }
     Ok(section)
+}
+
+/// Headwater that traces every request, and one that counts for the ALB's metrics, against one that does neither.
+pub(super) fn tracing(lab: &Lab) -> Result<Section> {
+    let Some(binary) = lab.headwater.first() else { anyhow::bail!("Headwater is measured against itself here") };
+    let load = Load::Wrk { tls: false, host: HOST, path: "/1k" };
+    // An origin reads what it is posted, drops it and answers 200: a collector that costs its own core alone.
+    let map = traced(lab.origins[1]);
+    let names = ["plain", "traced", "alb metrics"].map(str::to_owned);
+    let mut subjects = vec![
+        (Subject::headwater(lab, &names[0], binary, None)?.0, load.clone()),
+        (Subject::headwater_with(lab, &names[1], binary, None, Some(&map), &[])?.0, load.clone()),
+        (Subject::headwater_with(lab, &names[2], binary, None, None, &["--alb-metrics", "127.0.0.1:0"])?.0, load),
+    ];
+    let runs = rounds(lab, &mut subjects)?;
+    let check = |name: &str, what: &str, goal, stretch| Check {
+        what: format!("CPU per request, {what} / plain"),
+        unit: "x",
+        value: ratio(&runs, name, "plain"),
+        goal,
+        stretch,
+    };
+    let checks = vec![
+        check("traced", "every request traced", 1.10, 1.05),
+        check("alb metrics", "with the ALB's metrics", 1.05, 1.02),
+    ];
+    let title = "every request traced to a collector, and metrics under the ALB's names, beside neither, 1 KiB body";
+    Ok(section(lab, Case::Tracing, title, &names, &["plain"], checks, &runs))
 }
 
 fn rounds(lab: &Lab, subjects: &mut [(Subject, Load)]) -> Result<Vec<Run>> {

@@ -47,6 +47,8 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
     let backends = Backends::start().await?;
     let serve = ServeArgs {
         admin: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        alb_metrics: None,
+        alb_metrics_token: None,
         workers: None,
         drain: Duration::from_secs(30),
         pre_stop_delay: Duration::ZERO,

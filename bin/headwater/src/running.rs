@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use headwater_control::Control;
-use headwater_gateway::{Applied, Config, Gateway, GatewayMetrics};
+use headwater_gateway::{AlbMetrics, AlbMetricsServer, Applied, Config, Gateway, GatewayMetrics, Token};
 use headwater_model::quantity::parse_duration;
 use headwater_process::access_log::AccessLogSink;
 use headwater_process::admin::{self, Admin};
@@ -27,6 +27,12 @@ pub(crate) struct ServeArgs {
     /// Threads that serve [default: one for each core]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) workers: Option<usize>,
+    /// Address of metrics under the names of Alauda's ALB, such as 0.0.0.0:1936, over TLS or plain HTTP [default: none]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) alb_metrics: Option<SocketAddr>,
+    /// File with the token that scrapers of those metrics have to show [default: nobody is asked for one]
+    #[arg(long, value_name = "FILE", requires = "alb_metrics")]
+    pub(crate) alb_metrics_token: Option<PathBuf>,
     /// How long requests may take to finish after a stop was asked for
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = duration)]
     pub(crate) drain: Duration,
@@ -59,6 +65,7 @@ pub(crate) struct Running {
     gateway: Gateway,
     admin_address: SocketAddr,
     admin: tokio::task::JoinHandle<std::convert::Infallible>,
+    alb_metrics: Option<tokio::task::JoinHandle<std::convert::Infallible>>,
     access_log: AccessLogSink,
     stopping: Arc<AtomicBool>,
 }
@@ -78,14 +85,18 @@ impl Running {
             true => AccessLogSink::stdout()?,
             false => AccessLogSink::file(&args.access_log).with_context(|| args.access_log.display().to_string())?,
         };
-        let metrics = GatewayMetrics::register(&registry);
+        let mut metrics = GatewayMetrics::register(&registry);
+        let alb = args.alb_metrics.map(|address| (address, AlbMetrics::new()));
+        if let Some((_, alb)) = &alb {
+            metrics = metrics.with_alb(alb.clone());
+        }
         registry.counter_fn(
             "access_log_dropped_lines",
             "Lines of the access log that nobody took in time",
             access_log.dropped_lines_counter(),
         );
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let config = Config { workers: args.workers.unwrap_or(cores) };
+        let config = Config { workers: args.workers.unwrap_or(cores), instance: crate::cluster::pod_name() };
         let gateway = Gateway::start(&config, control.snapshots(), &metrics, &access_log)?;
         log_listeners(gateway.applied());
         // Probes are answered while the first configuration is awaited.
@@ -93,7 +104,11 @@ impl Running {
         let server = admin(&control, &gateway, registry, level, stopping.clone()).bind(args.admin).await?;
         let admin_address = server.local_address();
         let admin = tokio::spawn(server.serve());
-        Ok(Self { control, gateway, admin_address, admin, access_log, stopping })
+        let alb_metrics = match alb {
+            Some((address, alb)) => Some(serve_alb_metrics(address, alb, args, &control, &metrics).await?),
+            None => None,
+        };
+        Ok(Self { control, gateway, admin_address, admin, alb_metrics, access_log, stopping })
     }
 
     pub(crate) fn admin_address(&self) -> SocketAddr {
@@ -125,9 +140,34 @@ impl Running {
             tracing::warn!("requests were cut off at the end of the drain");
         }
         self.admin.abort();
+        if let Some(server) = self.alb_metrics {
+            server.abort();
+        }
         self.access_log.close(Duration::from_secs(2));
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Starts the server of metrics under the names of Alauda's ALB.
+async fn serve_alb_metrics(
+    address: SocketAddr,
+    alb: AlbMetrics,
+    args: &ServeArgs,
+    control: &Control,
+    metrics: &GatewayMetrics,
+) -> anyhow::Result<tokio::task::JoinHandle<std::convert::Infallible>> {
+    let token = match &args.alb_metrics_token {
+        None => None,
+        Some(file) => {
+            let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+            Some(Token::new(&text).with_context(|| format!("{} has no token", file.display()))?)
+        }
+    };
+    let server = AlbMetricsServer::bind(address, alb, control.snapshots(), metrics.connections(), token)
+        .await
+        .with_context(|| format!("--alb-metrics {address} cannot be listened on"))?;
+    tracing::info!(address = %server.local_address(), "metrics under the names of the ALB");
+    Ok(tokio::spawn(server.serve()))
 }
 
 /// Tells each change of a listener once.

@@ -11,6 +11,7 @@ use crate::auth::{self, AuthAnnotations};
 use crate::filters::{self, RouteFilters};
 use crate::lookup::{ALB_NAMES, Lookup, Said, places};
 use crate::service::Speech;
+use crate::tracing::{self, TraceAnnotations};
 
 /// What the annotations of one Ingress say about all of it, and about single paths.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -42,6 +43,7 @@ impl Annotated {
 pub(crate) struct Annotations {
     pub(crate) auth: AuthAnnotations,
     pub(crate) filters: RouteFilters,
+    pub(crate) trace: TraceAnnotations,
     pub(crate) ssl_redirect: Option<bool>,
     pub(crate) force_ssl_redirect: Option<bool>,
     pub(crate) preserve_trailing_slash: bool,
@@ -133,7 +135,7 @@ fn read(object: &ObjectKey, lookup: &Lookup<'_>) -> (Annotations, Vec<Finding>) 
                     ),
                 )),
             },
-            name if filters::READ.contains(&name) || auth::is_name(name) => {}
+            name if filters::READ.contains(&name) || tracing::READ.contains(&name) || auth::is_name(name) => {}
             name if closes(name, value) => {
                 read.guarded = true;
                 let message = format!("{full_name} is not available yet; requests get 503 {UNAVAILABLE_GUARD}");
@@ -144,6 +146,7 @@ fn read(object: &ObjectKey, lookup: &Lookup<'_>) -> (Annotations, Vec<Finding>) 
         }
     }
     read.auth = AuthAnnotations::read(lookup);
+    read.trace = TraceAnnotations::read(object, lookup, &mut findings);
     read.filters = filters::Reader { object, lookup, findings: &mut findings }.filters();
     (read, findings)
 }
@@ -249,7 +252,10 @@ mod tests {
             "upstream-hash-by",
             "canary",
         ];
-        let obeyed = |name: &&str| obeyed.contains(name) || filters::READ.contains(name) || auth::is_name(name);
+        let obeyed = |name: &&str| {
+            let read = filters::READ.contains(name) || tracing::READ.contains(name);
+            obeyed.contains(name) || read || auth::is_name(name)
+        };
         for name in crate::annotation_names::NAMES.into_iter().filter(|name| !obeyed(name)) {
             let (annotations, findings) = read_one(name, "true");
             let guarded = closes(name, "true");

@@ -341,6 +341,12 @@ impl Context<'_> {
             }
             _ => (None, None),
         };
+        let trace = match &action {
+            Action::Forward(_) => {
+                self.annotations.trace.resolve(&self.key, &self.gateway.routes.tracing, &mut findings)
+            }
+            _ => None,
+        };
         let rule = Rule {
             origin: self.origin.clone(),
             field: field.into(),
@@ -348,7 +354,7 @@ impl Context<'_> {
             filters: self.annotations.filters.of(&path),
             matches: Match { path, conditions: Vec::new() },
             auth,
-            trace: None,
+            trace,
             source: None,
             action,
         };

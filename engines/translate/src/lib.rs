@@ -31,6 +31,7 @@ mod service;
 mod settings;
 mod tls;
 mod trace;
+mod tracing;
 mod translator;
 
 pub use findings::is_about_secrets;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use headwater_model::alb::config::SamplerName;
 use headwater_model::client::ForwardedHeader;
 use headwater_model::finding::Finding;
-use headwater_model::gateway::Balance;
+use headwater_model::gateway::{Balance, Template};
 use headwater_model::object::ConfigMap;
 use headwater_model::quantity::parse_duration;
 use headwater_model::settings::{TlsVersion, parse_cidr};
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 
 use crate::annotations::{load_balance, parse_bool};
 use crate::nginx_keys::is_known;
+use crate::tracing::NginxOtel;
 
 /// What a ConfigMap says; `None` where it is silent or wrong.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -43,6 +45,7 @@ pub(crate) struct NginxConfig {
     pub(crate) upstream_keepalive_connections: Option<u32>,
     pub(crate) upstream_keepalive_timeout: Option<Duration>,
     pub(crate) load_balance: Option<Balance>,
+    pub(crate) otel: NginxOtel,
 }
 
 /// One key of the ConfigMap while it is read.
@@ -131,6 +134,7 @@ pub(crate) fn read(object: &ConfigMap, findings: &mut Vec<Finding>) -> NginxConf
             "upstream-keepalive-connections" => config.upstream_keepalive_connections = entry.number(),
             "upstream-keepalive-timeout" => config.upstream_keepalive_timeout = entry.seconds(),
             "load-balance" => config.load_balance = entry.parsed(load_balance(value), "round_robin or ewma"),
+            key if otel(key, &mut config.otel, &mut entry) => {}
             known if is_known(known) => {
                 entry.warn("NotImplemented", format!("{known} is not available yet and has no effect"));
             }
@@ -138,6 +142,44 @@ pub(crate) fn read(object: &ConfigMap, findings: &mut Vec<Finding>) -> NginxConf
         }
     }
     config
+}
+
+/// Reads a key of tracing; false for any other.
+fn otel(key: &str, otel: &mut NginxOtel, entry: &mut Entry<'_>) -> bool {
+    let text = entry.value.trim();
+    match key {
+        "enable-opentelemetry" => otel.enable = entry.boolean(),
+        "opentelemetry-trust-incoming-span" => otel.trust = entry.boolean(),
+        "opentelemetry-operation-name" if text.is_empty() => {}
+        "opentelemetry-operation-name" => {
+            otel.span_name = entry.parsed(Template::parse(text).ok(), "a text with variables that are known");
+        }
+        "otlp-collector-host" => otel.host = Some(text.to_owned()).filter(|text| !text.is_empty()),
+        "otlp-collector-port" => {
+            let port = text.parse().ok().filter(|port| *port != 0);
+            otel.port = entry.parsed(port, "a port");
+        }
+        "otel-service-name" => otel.service = Some(text.to_owned()).filter(|text| !text.is_empty()),
+        "otel-sampler" => {
+            let sampler = match text.to_ascii_lowercase().as_str() {
+                "alwayson" => Some(SamplerName::AlwaysOn),
+                "alwaysoff" => Some(SamplerName::AlwaysOff),
+                "traceidratiobased" => Some(SamplerName::TraceIdRatio),
+                _ => None,
+            };
+            otel.sampler = entry.parsed(sampler, "AlwaysOn, AlwaysOff or TraceIdRatioBased");
+        }
+        "otel-sampler-ratio" => {
+            let ratio = text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+            otel.ratio = entry.parsed(ratio, "a share from 0 to 1");
+        }
+        "otel-sampler-parent-based" => otel.parent_based = entry.boolean(),
+        "otel-max-queuesize" => otel.queue = entry.number(),
+        "otel-schedule-delay-millis" => otel.delay_millis = entry.number(),
+        "otel-max-export-batch-size" => otel.batch = entry.number(),
+        _ => return false,
+    }
+    true
 }
 
 /// One wrong entry voids the list: who is trusted must not rest on half a line.
@@ -251,6 +293,10 @@ mod tests {
             ("ssl-protocols", ""),
             ("large-client-header-buffers", "4"),
             ("load-balance", "least_conn"),
+            ("otel-sampler", "sometimes"),
+            ("otel-sampler-ratio", "1.5"),
+            ("otlp-collector-port", "0"),
+            ("opentelemetry-operation-name", "$nonsense"),
             ("no-tls-redirect-locations", "x"),
             ("forwarded-for-header", "a b"),
         ] {

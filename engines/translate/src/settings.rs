@@ -23,6 +23,7 @@ use crate::client_address::{self, Written};
 use crate::environment::GatewayId;
 use crate::nginx_config_map::NginxConfig;
 use crate::options::Options;
+use crate::tracing::{NginxOtel, TraceDefaults};
 
 /// Everything about a gateway that does not depend on Ingresses.
 #[derive(Debug, Clone, PartialEq)]
@@ -60,6 +61,7 @@ pub(crate) struct RouteDefaults {
     pub(crate) timeouts: RouteTimeouts,
     pub(crate) retry: Retry,
     pub(crate) redirect: RedirectDefaults,
+    pub(crate) tracing: TraceDefaults,
 }
 
 /// ingress-nginx's ssl-redirect.
@@ -128,10 +130,21 @@ impl Reader<'_> {
             timeouts: self.timeouts(&origin.key, spec),
             retry: self.retry(&origin.key, spec),
             redirect,
+            tracing: self.tracing(&config.otel),
         };
         let pools = self.pools(&origin.key, spec);
         let tls = self.tls(&origin.key, spec);
         Gateway { origin, listeners, tls, routes, pools }
+    }
+
+    /// Complaints about the ConfigMap are the same for every gateway, and told once.
+    fn tracing(&mut self, nginx: &NginxOtel) -> TraceDefaults {
+        let object = self.nginx.map(|(key, _)| key.clone());
+        TraceDefaults::new(nginx, |key, reason, message| {
+            if let Some(object) = &object {
+                self.findings.push(Finding::warning(reason, object.clone(), message).at(format!("data.{key}")));
+            }
+        })
     }
 
     fn config(&self) -> NginxConfig {

@@ -123,14 +123,7 @@ fn sampler(
             },
         ),
     };
-    if options.fraction.is_some() && !matches!(root, RootSampler::TraceIdRatio(_)) {
-        let message = "has an effect only with trace_id_ratio".to_owned();
-        doubt("sampler.options.fraction", "NoEffect", message);
-    }
-    if options.parent_name.is_some() && !parent_based {
-        let message = "has an effect only with parent_base".to_owned();
-        doubt("sampler.options.parent_name", "NoEffect", message);
-    }
+    // Options of another sampler may be those of a level above.
     Sampler { parent_based, root }
 }
 
@@ -274,7 +267,7 @@ mod tests {
             (Name::ParentBase, Some(Name::AlwaysOff), None, true, AlwaysOff, 0),
             (Name::ParentBase, Some(Name::TraceIdRatio), quarter, true, TraceIdRatio(0.25), 0),
             (Name::ParentBase, Some(Name::ParentBase), None, true, AlwaysOn, 1),
-            (Name::AlwaysOn, Some(Name::AlwaysOff), quarter, false, AlwaysOn, 2),
+            (Name::AlwaysOn, Some(Name::AlwaysOff), quarter, false, AlwaysOn, 0),
         ] {
             let options = Some(SamplerOptions { parent_name, fraction });
             let written = EffectiveOtel { sampler: config::Sampler { name, options }, ..otel("a") };

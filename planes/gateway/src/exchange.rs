@@ -14,6 +14,7 @@ use crate::message::{BodySize, Request, RequestBody, ResponseSink, is_idempotent
 use crate::plan::{self, Plan};
 use crate::record::Record;
 use crate::timer::Timer;
+use crate::trace::Begun;
 use crate::upstream::{Lease, PoolRuntime, Tried};
 use crate::{auth, cors, h1, h2, outbound, redirect, respond};
 
@@ -27,6 +28,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) cors: Option<cors::Answer<'a>>,
     /// What the auth server said of the request.
     pub(crate) granted: Option<&'a auth::Granted>,
+    /// The span that is told of the response's headers.
+    pub(crate) begun: Option<&'a Begun>,
     pub(crate) started: Instant,
     /// Whether the request's body has gone out whole.
     pub(crate) uploaded: Cell<bool>,
@@ -54,21 +57,24 @@ pub(crate) async fn run<R: Request, B: RequestBody, S: ResponseSink>(
 ) {
     let mut record = Record::new(started);
     let listener = accepted.slot.current();
-    let result = match plan::plan(accepted, &listener, request) {
+    record.port = listener.snapshot.port;
+    let _under_way = accepted.worker.metrics.begin();
+    let plan = plan::plan(accepted, &listener, request);
+    let result = match &plan {
         Ok(plan) => {
-            record.planned(&plan);
-            act(accepted, timer, request, body, sink, &plan, &mut record).await
+            record.planned(plan);
+            act(accepted, timer, request, body, sink, plan, &mut record).await
         }
         Err(refused) => {
-            record.client = refused.client;
-            Err(refused.fault)
+            record.client = refused.client.clone();
+            Err(refused.fault.clone())
         }
     };
     if let Err(fault) = result {
         answer_fault(&fault, body, sink, &mut record).await;
         record.fault = Some(fault);
     }
-    accepted.worker.finished(accepted, request, &record);
+    accepted.worker.finished(accepted, request, plan.as_ref().ok(), &record);
 }
 
 /// A head that could not be read was refused.
@@ -166,8 +172,13 @@ async fn forward<R: Request, B: RequestBody, S: ResponseSink>(
     record: &mut Record<'_>,
 ) -> Result<(), Fault> {
     let worker = &accepted.worker;
+    if let Some(trace) = &plan.rule.trace {
+        let random = [(); 3].map(|()| worker.random());
+        plan.begun.get_or_init(|| worker.tracer.begin(trace, request, random));
+    }
     let backend = plan::pick_backend(forward, || worker.random()).ok_or(Reason::NoEndpoints)?;
     let pool = worker.upstreams.find(backend.pool).ok_or(Reason::NoEndpoints)?;
+    record.pool = Some(pool.clone());
     let key = plan::hash_key(&forward.balance, plan, request);
     let call = Call { accepted, timer, request, plan, forward, backend_edits: &backend.filters, pool: &pool };
     let idempotent = is_idempotent(request.method());
@@ -180,6 +191,7 @@ async fn forward<R: Request, B: RequestBody, S: ResponseSink>(
             .ok_or(Reason::NoEndpoints)?;
         record.endpoint = Some(lease.endpoint.clone());
         record.attempts = attempt;
+        record.began = Some(began);
         let result = call.once(&lease, began, body, sink, record).await;
         let ended = Instant::now();
         record.ended = Some(ended);
@@ -236,6 +248,7 @@ impl<R: Request> Call<'_, R> {
             timeouts: self.forward.timeouts,
             cors: cors::Answer::to(self.plan.rule, self.request),
             granted: self.plan.granted.get(),
+            begun: self.plan.begun.get().filter(|begun| begun.wants_response),
             response_edits: [&self.plan.rule.filters.response_headers, &self.backend_edits.response_headers],
             started,
             uploaded: Cell::new(body.is_done()),

@@ -3,6 +3,7 @@
 //! Start with [`Gateway`]; the tasks are drawn in `run.rs`, the life of a request is `exchange.rs`.
 
 mod accept;
+mod alb_metrics;
 mod apply;
 mod auth;
 mod buffer;
@@ -26,11 +27,13 @@ mod redirect;
 mod respond;
 mod run;
 mod timer;
+mod trace;
 mod tunnel;
 mod upstream;
 mod variable;
 mod worker;
 
+pub use alb_metrics::{AlbMetrics, AlbMetricsServer, Token};
 pub use apply::{Applied, ListenerStatus};
 pub use fault::{By, Reason};
 pub use metrics::GatewayMetrics;

@@ -10,8 +10,10 @@ use headwater_model::client::Provenance;
 use headwater_model::origin::{NamespacedName, Origin};
 use headwater_process::metrics::{CounterShard, HistogramShard, NoLabels, Registry, ShardedCounter, ShardedHistogram};
 
+use crate::alb_metrics::{AlbMetrics, UnderWay, WorkerAlbMetrics};
 use crate::fault::Reason;
 use crate::record::Record;
+use crate::trace::SpanCounts;
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
@@ -32,6 +34,8 @@ pub struct GatewayMetrics {
     response_seconds: ShardedHistogram<Labels<3>>,
     generation: Arc<AtomicU64>,
     open: Arc<std::sync::OnceLock<Arc<AtomicU32>>>,
+    spans: Arc<SpanCounts>,
+    alb: Option<AlbMetrics>,
 }
 
 impl GatewayMetrics {
@@ -45,6 +49,7 @@ impl GatewayMetrics {
         registry.gauge_fn("gateway_connections", "Downstream connections that are open", move || {
             shown_open.get().map_or(0, |open| i64::from(open.load(Ordering::Relaxed)))
         });
+        let spans = SpanCounts::register(registry);
         Self {
             requests: registry.counters("gateway_requests", "Requests by route and status class"),
             durations: registry.histograms(
@@ -68,7 +73,26 @@ impl GatewayMetrics {
             ),
             generation,
             open,
+            spans,
+            alb: None,
         }
+    }
+
+    /// Counts under the names of Alauda's ALB as well.
+    #[must_use]
+    pub fn with_alb(self, alb: AlbMetrics) -> Self {
+        Self { alb: Some(alb), ..self }
+    }
+
+    /// Downstream connections that are open.
+    pub fn connections(&self) -> impl Fn() -> u32 + Send + Sync + use<> {
+        let open = self.open.clone();
+        move || open.get().map_or(0, |open| open.load(Ordering::Relaxed))
+    }
+
+    /// What exporters count into.
+    pub(crate) fn spans(&self) -> Arc<SpanCounts> {
+        self.spans.clone()
     }
 
     pub(crate) fn generation(&self, generation: u64) {
@@ -88,6 +112,7 @@ pub(crate) struct WorkerMetrics {
     pub(crate) tls_failed: CounterShard,
     pub(crate) accept_errors: CounterShard,
     pub(crate) retries: CounterShard,
+    pub(crate) alb: Option<WorkerAlbMetrics>,
     faults: Vec<OnceCell<CounterShard>>,
     provenance: RefCell<Vec<(Provenance, CounterShard)>>,
     proxy_refused: RefCell<Vec<(&'static str, CounterShard)>>,
@@ -127,6 +152,7 @@ impl WorkerMetrics {
             tls_failed: families.tls_failed.shard(&NoLabels),
             accept_errors: families.accept_errors.shard(&NoLabels),
             retries: families.retries.shard(&NoLabels),
+            alb: families.alb.as_ref().map(WorkerAlbMetrics::new),
             faults: Reason::ALL.iter().map(|_| OnceCell::new()).collect(),
             provenance: RefCell::default(),
             proxy_refused: RefCell::default(),
@@ -136,6 +162,11 @@ impl WorkerMetrics {
             pools: RefCell::default(),
             families: families.clone(),
         }
+    }
+
+    /// A request began; it is under way until what is returned is dropped.
+    pub(crate) fn begin(&self) -> Option<UnderWay<'_>> {
+        self.alb.as_ref().map(WorkerAlbMetrics::begin)
     }
 
     /// Counts a request that came to its end.
@@ -203,6 +234,9 @@ impl WorkerMetrics {
     /// Forgets origins that only this worker still knows: their rules were replaced.
     pub(crate) fn forget_replaced(&self) {
         self.routes.borrow_mut().retain(|_, (origin, _)| Arc::strong_count(origin) > 1);
+        if let Some(alb) = &self.alb {
+            alb.forget_replaced();
+        }
     }
 
     pub(crate) fn pool(&self, service: &NamespacedName, port: u16) -> PoolMetrics {

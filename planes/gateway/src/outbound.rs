@@ -13,6 +13,7 @@ use crate::headers::Edited;
 use crate::message::{BodySize, HeaderLines, Request};
 use crate::plan::Plan;
 use crate::redirect::replace_prefix;
+use crate::trace::Begun;
 use crate::variable::Asked;
 
 /// The lines that may be forwarded: neither ours to write nor a claim about the client.
@@ -41,6 +42,17 @@ fn is_ours(name: &[u8]) -> bool {
 }
 
 fn each_line<R: Request>(request: &R, plan: &Plan<'_>, backend: &Filters, mut visit: impl FnMut(&[u8], &[u8])) {
+    let Some(begun) = plan.begun.get() else { return each_admitted(request, plan, backend, visit) };
+    // Whatever the trace is, the endpoint hears of one.
+    each_admitted(request, plan, backend, |name, value| {
+        if !Begun::replaces(name) {
+            visit(name, value);
+        }
+    });
+    begun.each(|name, value| visit(name.as_bytes(), value));
+}
+
+fn each_admitted<R: Request>(request: &R, plan: &Plan<'_>, backend: &Filters, mut visit: impl FnMut(&[u8], &[u8])) {
     let Some(granted) = plan.granted.get() else { return each_edited(request, plan, backend, visit) };
     // What the auth server says of the request, nobody else does.
     each_edited(request, plan, backend, |name, value| {

@@ -15,6 +15,7 @@ use crate::apply::CompiledListener;
 use crate::auth::Granted;
 use crate::fault::{Fault, Reason};
 use crate::message::Request;
+use crate::trace::Begun;
 
 /// The decisions; kept until the request is done.
 pub(crate) struct Plan<'a> {
@@ -33,6 +34,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) request_id: RequestId,
     /// Set when the request was admitted, once, before it is forwarded.
     pub(crate) granted: OnceCell<Granted>,
+    /// Its span; set once, when it is forwarded, where the rule is traced.
+    pub(crate) begun: OnceCell<Begun>,
 }
 
 /// A fresh id: 32 hexadecimal digits.
@@ -122,6 +125,7 @@ pub(crate) fn plan<'a, R: Request>(
         rewritten,
         request_id,
         granted: OnceCell::new(),
+        begun: OnceCell::new(),
     })
 }
 

@@ -10,15 +10,20 @@ use headwater_model::gateway::Rule;
 use crate::exchange::Served;
 use crate::fault::Fault;
 use crate::plan::Plan;
-use crate::upstream::EndpointRuntime;
+use crate::upstream::{EndpointRuntime, PoolRuntime};
 
 /// One line of the access log.
 pub(crate) struct Record<'a> {
     pub(crate) started: Instant,
+    /// Of the listener.
+    pub(crate) port: u16,
+    /// When the last attempt began.
+    pub(crate) began: Option<Instant>,
     /// When the last attempt ended.
     pub(crate) ended: Option<Instant>,
     pub(crate) client: Option<(std::net::IpAddr, Provenance)>,
     pub(crate) rule: Option<&'a Arc<Rule>>,
+    pub(crate) pool: Option<Rc<PoolRuntime>>,
     pub(crate) endpoint: Option<Rc<EndpointRuntime>>,
     pub(crate) attempts: u32,
     pub(crate) status: u16,
@@ -34,9 +39,12 @@ impl<'a> Record<'a> {
     pub(crate) fn new(started: Instant) -> Self {
         Self {
             started,
+            port: 0,
+            began: None,
             ended: None,
             client: None,
             rule: None,
+            pool: None,
             endpoint: None,
             attempts: 0,
             status: 0,

@@ -28,16 +28,21 @@ use crate::dns::{Names, REFRESH};
 use crate::log::AccessLog;
 use crate::metrics::{GatewayMetrics, WorkerMetrics};
 use crate::timer::TICK;
+use crate::trace::Exporters;
 use crate::worker::{Shared, Worker};
 
 /// Time between two tries to open what could not be opened.
 const REOPEN: Duration = Duration::from_secs(1);
+/// For the last spans to be sent once the workers are gone.
+const LAST_SPANS: Duration = Duration::from_secs(5);
 
 /// How the gateway is run; everything else stands in its snapshot.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Threads that serve; one for each core is right.
     pub workers: usize,
+    /// Names this gateway among others: its pod.
+    pub instance: String,
 }
 
 enum Command {
@@ -52,6 +57,7 @@ pub struct Gateway {
     threads: Vec<std::thread::JoinHandle<()>>,
     control: tokio::task::JoinHandle<()>,
     applied: watch::Receiver<Applied>,
+    exporters: Arc<Exporters>,
 }
 
 impl Gateway {
@@ -65,7 +71,9 @@ impl Gateway {
         metrics: &GatewayMetrics,
         access_log: &AccessLogSink,
     ) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared { clients: Clients::default(), passwords: Passwords::default() });
+        let exporters = Exporters::new(config.instance.clone(), metrics.spans());
+        let (clients, passwords) = (Clients::default(), Passwords::default());
+        let shared = Arc::new(Shared { clients, passwords, exporters: exporters.clone() });
         let mut commands = Vec::new();
         let mut threads = Vec::new();
         for index in 0..config.workers.max(1) {
@@ -84,7 +92,7 @@ impl Gateway {
         let applier = Applier::new(commands.len());
         metrics.watch_connections(applier.open_connections());
         let control = tokio::spawn(control(applier, snapshots, commands.clone(), report, metrics.clone()));
-        Ok(Self { commands, threads, control, applied })
+        Ok(Self { commands, threads, control, applied, exporters })
     }
 
     /// What became of the latest snapshot; changes when every worker serves it.
@@ -107,6 +115,7 @@ impl Gateway {
         drop(self.commands);
         let _ =
             tokio::task::spawn_blocking(move || self.threads.into_iter().for_each(|thread| drop(thread.join()))).await;
+        self.exporters.finish(LAST_SPANS).await;
         finished
     }
 }
@@ -208,17 +217,19 @@ async fn serve(worker: Rc<Worker>, mut commands: mpsc::Receiver<Command>) {
                     worker.timers.drain(None);
                     draining = Some(done);
                 }
-                None => return,
+                None => return worker.tracer.close(),
             },
             _ = tick.tick() => {
                 worker.timers.sweep();
                 worker.upstreams.sweep(worker.timers.now_ms());
                 worker.log.flush();
+                worker.tracer.flush();
                 if worker.timers.is_empty()
                     && closing.iter().all(watch::Sender::is_closed)
                     && let Some(done) = draining.take()
                 {
                     worker.log.flush();
+                    worker.tracer.close();
                     let _ = done.send(());
                 }
             }

@@ -13,6 +13,7 @@ use headwater_balance::{EndpointId, HealthEvent, InFlight, Outcome, PoolState, R
 use headwater_client_address::proxy;
 use headwater_model::client::EmitProxyProtocol;
 use headwater_model::gateway::{Balance, EndpointAddress, Pool, PoolId, UpstreamProtocol};
+use headwater_model::origin::NamespacedName;
 use headwater_net_io::connect::{ConnectError, ConnectErrorKind, connect, connect_tls, peek_closed};
 use headwater_route_match::normalise_host;
 use tokio::io::AsyncWriteExt;
@@ -143,6 +144,13 @@ impl Drop for Lease {
     }
 }
 
+impl EndpointRuntime {
+    /// Whether it has left the pool.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.get()
+    }
+}
+
 impl PoolRuntime {
     fn new(compiled: &CompiledPool, worker: &Worker) -> Rc<Self> {
         let pool = &compiled.pool;
@@ -190,6 +198,10 @@ impl PoolRuntime {
         }
         *endpoints = fresh;
         *self.compiled.borrow_mut() = compiled.clone();
+    }
+
+    pub(crate) fn service(&self) -> Ref<'_, NamespacedName> {
+        Ref::map(self.pool(), |pool| &pool.service)
     }
 
     pub(crate) fn protocol(&self) -> UpstreamProtocol {

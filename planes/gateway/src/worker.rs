@@ -16,12 +16,14 @@ use crate::metrics::WorkerMetrics;
 use crate::plan::Plan;
 use crate::record::Record;
 use crate::timer::Timers;
+use crate::trace::{Exporters, Tracer};
 use crate::upstream::Upstreams;
 
 /// What all workers share; touched once for a connection at most.
 pub(crate) struct Shared {
     pub(crate) clients: Clients,
     pub(crate) passwords: Passwords,
+    pub(crate) exporters: Arc<Exporters>,
 }
 
 /// State of one worker.
@@ -30,6 +32,7 @@ pub(crate) struct Worker {
     pub(crate) upstreams: Upstreams,
     pub(crate) metrics: WorkerMetrics,
     pub(crate) log: AccessLog,
+    pub(crate) tracer: Tracer,
     pub(crate) request_heads: Spare<headwater_http1::RequestHead>,
     pub(crate) response_heads: Spare<headwater_http1::ResponseHead>,
     pub(crate) shared: Arc<Shared>,
@@ -48,6 +51,7 @@ impl Worker {
             upstreams: Upstreams::default(),
             metrics,
             log,
+            tracer: Tracer::new(shared.exporters.clone(), [(); 2].map(|()| RandomState::new().build_hasher().finish())),
             request_heads: Spare::default(),
             response_heads: Spare::default(),
             shared,
@@ -92,11 +96,23 @@ impl Worker {
         slot.map(Some).ok_or_else(|| Reason::ClientLimit.into())
     }
 
-    /// Counts and logs a request that came to its end.
-    pub(crate) fn finished<R: Request>(&self, accepted: &Accepted, request: &R, record: &Record<'_>) {
+    /// Counts, traces and logs a request that came to its end.
+    pub(crate) fn finished<R: Request>(
+        &self,
+        accepted: &Accepted,
+        request: &R,
+        plan: Option<&Plan<'_>>,
+        record: &Record<'_>,
+    ) {
         let ended = record.ended.unwrap_or_else(Instant::now);
+        if let Some(plan) = plan {
+            self.tracer.end(accepted, request, plan, record, ended);
+        }
         let duration = ended.saturating_duration_since(record.started);
         self.metrics.finished(record, duration);
+        if let Some(alb) = &self.metrics.alb {
+            alb.finished(request, record, duration);
+        }
         self.log.write(accepted, request, record, ended);
     }
 

@@ -100,3 +100,18 @@ fn a_durations_bucket_is_the_first_bound_not_below_it() {
     assert_eq!(durations.sum(&NoLabels).unwrap().buckets, [1; 17]);
     assert!(durations.sum(&NoLabels).unwrap().seconds.is_infinite());
 }
+
+#[test]
+fn names_of_others_are_shown_as_they_are() {
+    let registry = Registry::bare();
+    registry
+        .counters::<[(&'static str, String); 1]>("nginx_http_status", "Requests")
+        .shard(&[("a", "_total{".to_owned())])
+        .add(3);
+    registry.gauges::<NoLabels>("of_others_total", "A gauge").shard(&NoLabels).set(2);
+    let text = registry.encode_classic();
+    for line in ["# TYPE nginx_http_status counter", "nginx_http_status{a=\"_total{\"} 3", "of_others_total 2"] {
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    assert!(!text.contains("EOF") && !text.contains("headwater"), "{text}");
+}

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use headwater_control::{Control, Findings};
-use headwater_gateway::{Applied, Config, Gateway, GatewayMetrics};
+use headwater_gateway::{AlbMetrics, AlbMetricsServer, Applied, Config, Gateway, GatewayMetrics, Token};
 use headwater_process::access_log::AccessLogSink;
 use headwater_process::metrics::Registry;
 use headwater_testkit::dir::ManifestDir;
@@ -34,6 +34,8 @@ pub struct Stand {
     control: Option<Control>,
     gateway: Option<Gateway>,
     registry: Registry,
+    metrics: GatewayMetrics,
+    alb: AlbMetrics,
     applied: tokio::sync::watch::Receiver<Applied>,
     log: SharedLog,
 }
@@ -63,10 +65,16 @@ impl Stand {
         let log = SharedLog::default();
         let sink = AccessLogSink::new(log.clone())?;
         let registry = Registry::new();
-        let metrics = GatewayMetrics::register(&registry);
+        let alb = AlbMetrics::new();
+        let metrics = GatewayMetrics::register(&registry).with_alb(alb.clone());
         let (control, gateway) = runtime.block_on(async {
             let control = Control::start(dir.path(), Options::embedded(), Box::new(|object| object)).await?;
-            let gateway = Gateway::start(&Config { workers: 2 }, control.snapshots(), &metrics, &sink)?;
+            let gateway = Gateway::start(
+                &Config { workers: 2, instance: "stand".to_owned() },
+                control.snapshots(),
+                &metrics,
+                &sink,
+            )?;
             let mut applied = gateway.applied();
             tokio::time::timeout(wait::DEADLINE, applied.wait_for(|applied| applied.generation != 0))
                 .await
@@ -82,6 +90,8 @@ impl Stand {
             control: Some(control),
             gateway: Some(gateway),
             registry,
+            metrics,
+            alb,
             applied,
             log,
         };
@@ -205,6 +215,22 @@ impl Stand {
     pub fn metric(&self, series: &str) -> f64 {
         let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
         self.metrics().lines().find_map(value).unwrap_or(0.0)
+    }
+
+    /// Serves the metrics that have the ALB's names, on a free port of 127.0.0.1.
+    ///
+    /// # Panics
+    /// After [`Stand::drain`].
+    pub fn serve_alb_metrics(&self, token: Option<&str>) -> Result<SocketAddr> {
+        let runtime = self.runtime.as_ref().expect("running");
+        let snapshots = self.control.as_ref().expect("running").snapshots();
+        let (alb, connections) = (self.alb.clone(), self.metrics.connections());
+        let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        let bind = AlbMetricsServer::bind(any, alb, snapshots, connections, token.and_then(Token::new));
+        let server = runtime.block_on(bind)?;
+        let address = server.local_address();
+        runtime.spawn(server.serve());
+        Ok(address)
     }
 
     /// The access log so far.

@@ -217,6 +217,7 @@ impl Question<'_> {
             response_edits: [&NO_EDITS; 2],
             cors: None,
             granted: None,
+            begun: None,
             started,
             uploaded: Cell::new(true),
             status: Cell::new(0),

@@ -176,6 +176,9 @@ impl Receive<'_, '_> {
         let lines = Answered { lines: &lines, answer: self.attempt.cors };
         let lines = Edited { lines: &lines, edits: self.attempt.response_edits, variables: NoVariables };
         let lines = WithCookies { lines: &lines, granted: self.attempt.granted, status };
+        if let Some(begun) = self.attempt.begun {
+            begun.answered(&lines);
+        }
         let declared_length = self.head.content_length();
         self.attempt.status.set(status);
         if !self.attempt.uploaded.get() {

@@ -116,6 +116,9 @@ async fn receive<S: ResponseSink>(
     let lines = Answered { lines: &lines, answer: attempt.cors };
     let lines = Edited { lines: &lines, edits: attempt.response_edits, variables: NoVariables };
     let lines = WithCookies { lines: &lines, granted: attempt.granted, status };
+    if let Some(begun) = attempt.begun {
+        begun.answered(&lines);
+    }
     attempt.status.set(status);
     if !attempt.uploaded.get() {
         sink.close_after();

@@ -90,6 +90,7 @@ impl AlbMetricsServer {
         let termination = TlsTermination {
             exact: HashMap::new(),
             wildcard: HashMap::new(),
+            passthrough: HashMap::new(),
             default: None,
             min_version: TlsVersion::V1_2,
             http2: false,

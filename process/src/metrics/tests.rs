@@ -108,7 +108,9 @@ fn names_of_others_are_shown_as_they_are() {
         .counters::<[(&'static str, String); 1]>("nginx_http_status", "Requests")
         .shard(&[("a", "_total{".to_owned())])
         .add(3);
-    registry.gauges::<NoLabels>("of_others_total", "A gauge").shard(&NoLabels).set(2);
+    // What a gauge says goes with its shard.
+    let gauge = registry.gauges::<NoLabels>("of_others_total", "A gauge").shard(&NoLabels);
+    gauge.set(2);
     let text = registry.encode_classic();
     for line in ["# TYPE nginx_http_status counter", "nginx_http_status{a=\"_total{\"} 3", "of_others_total 2"] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");

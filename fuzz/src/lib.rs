@@ -1,17 +1,19 @@
 //! One function for each fuzz target: takes any bytes, and panics when a promise is broken.
 #![forbid(unsafe_code)]
 
+mod client_hello;
 mod host;
 mod http1;
 mod path;
 
+pub use client_hello::client_hello;
 pub use headwater_admission::fuzz as admission_review;
 pub use headwater_client_address::fuzz::{proxy_header, request as forwarding_headers};
 pub use headwater_kube_io::fuzz_read as manifests;
 pub use headwater_netlink::fuzz as conntrack_decode;
 pub use headwater_nft::fuzz as netlink_decode;
-pub use host::host;
 pub use headwater_trace::fuzz as trace_context;
+pub use host::host;
 pub use http1::{http1_chunked, http1_request, http1_response};
 pub use path::path;
 
@@ -21,6 +23,7 @@ pub type Target = fn(&[u8]);
 /// Every target, by the name of its binary and of its corpus.
 pub const TARGETS: &[(&str, Target)] = &[
     ("admission_review", admission_review),
+    ("client_hello", client_hello),
     ("conntrack_decode", conntrack_decode),
     ("forwarded", forwarded),
     ("forwarding_headers", forwarding_headers),

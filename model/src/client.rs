@@ -209,7 +209,7 @@ pub enum ProxyProtocolMode {
 }
 
 /// Whether connections to a backend begin with a PROXY protocol header that names the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 pub enum EmitProxyProtocol {
     #[default]
     Off,

@@ -53,6 +53,23 @@ pub struct ListenerSpec {
     pub protocol: ListenerProtocol,
     /// Overrides `spec.clientAddress` as a whole.
     pub client_address: Option<ClientAddressSpec>,
+    /// Where TCP connections and UDP flows go; for `TCP` and `UDP` alone, and needed there.
+    pub backends: Option<Vec<ListenerBackendSpec>>,
+    /// Longest silence of a TCP connection or UDP flow, both ways. Default 1h for TCP, 60s for UDP.
+    pub idle_timeout: Option<DurationText>,
+}
+
+/// A Service that a TCP or UDP listener sends to.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerBackendSpec {
+    /// `namespace/name` of a Service.
+    pub service: String,
+    /// Number of one of its ports, of the listener's protocol.
+    pub port: u16,
+    /// Share among the backends, 0 to 1000000. Default 1.
+    pub weight: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -60,6 +77,8 @@ pub struct ListenerSpec {
 pub enum ListenerProtocol {
     HTTP,
     HTTPS,
+    TCP,
+    UDP,
 }
 
 /// Who may speak for the client; see docs/client-address.md.

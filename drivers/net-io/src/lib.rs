@@ -1,8 +1,9 @@
-//! Sockets as the planes need them: listeners, connections, TLS, and bytes moved by the kernel.
+//! Sockets as the planes need them: listeners, connections, datagrams, TLS, and bytes moved by the kernel.
 //!
 //! Works on any tokio runtime with `net` and `time`; [`resolve::resolve`] also needs its blocking pool.
 
 pub mod connect;
+pub mod datagram;
 pub mod limits;
 pub mod listen;
 pub mod resolve;

@@ -30,7 +30,7 @@ pub enum ListenError {
 }
 
 impl ListenError {
-    fn new(address: SocketAddr, source: io::Error) -> Self {
+    pub(crate) fn new(address: SocketAddr, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::AddrInUse => Self::AddressInUse { address, source },
             io::ErrorKind::PermissionDenied => Self::PermissionDenied { address, source },
@@ -83,7 +83,7 @@ pub fn listen_shared(
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Share {
+pub(crate) enum Share {
     No,
     /// The port must be free; later sockets may join.
     AfterBind,
@@ -100,7 +100,7 @@ fn listen_as(address: SocketAddr, share: Share, backlog: u32) -> Result<std::net
     }
 }
 
-fn is_without_ipv6(error: &io::Error) -> bool {
+pub(crate) fn is_without_ipv6(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Annotations {
     /// `backend-protocol`.
     pub(crate) protocol: Option<BackendProtocol>,
     pub(crate) balance: Option<Balance>,
+    /// `ssl-passthrough`, which counts for whole Ingresses only.
+    pub(crate) passthrough: bool,
     /// A canary never serves on its own.
     pub(crate) canary: bool,
     /// Asks for a protection that is not available: its rules refuse rather than let everybody in.
@@ -102,6 +104,7 @@ fn read(object: &ObjectKey, lookup: &Lookup<'_>) -> (Annotations, Vec<Finding>) 
         match name {
             "ssl-redirect" => read.ssl_redirect = boolean(&mut find),
             "force-ssl-redirect" => read.force_ssl_redirect = boolean(&mut find),
+            "ssl-passthrough" => read.passthrough = boolean(&mut find).unwrap_or(false),
             "preserve-trailing-slash" => read.preserve_trailing_slash = boolean(&mut find).unwrap_or(false),
             "canary" => {
                 read.canary = boolean(&mut find).unwrap_or(true);
@@ -247,6 +250,7 @@ mod tests {
             "ssl-redirect",
             "force-ssl-redirect",
             "preserve-trailing-slash",
+            "ssl-passthrough",
             "backend-protocol",
             "load-balance",
             "upstream-hash-by",

@@ -88,7 +88,7 @@ fn settle_listeners(gateways: &mut BTreeMap<GatewayId, Gateway>, cluster: &Clust
         let Some(gateway) = gateways.get_mut(&id) else { continue };
         let object = gateway.origin.key.clone();
         gateway.listeners.retain(|listener| {
-            let place = (listener.address, listener.port);
+            let place = listener.place();
             let owner = taken.iter().find(|(other, _)| overlap(*other, place)).map(|(_, owner)| owner);
             let Some(owner) = owner else {
                 taken.push((place, object.clone()));

@@ -18,6 +18,8 @@ pub(crate) enum Source {
     Names(GatewayId, HostPattern),
     Host(GatewayId, HostPattern),
     Defaults(GatewayId),
+    Passthrough(GatewayId, HostPattern),
+    Listeners(GatewayId),
     Pool(PoolKey),
     Validity,
     Fallback,

@@ -92,6 +92,17 @@ impl HostTable {
         self.hosts.keys().filter(|host| covered(host)).cloned().collect()
     }
 
+    /// The Ingress that had a rule at the host first.
+    pub(crate) fn oldest(&self, host: &HostPattern) -> Option<&Age> {
+        let places = self.hosts.get(host)?.places.values();
+        places.filter_map(|place| place.first()).map(|candidate| &candidate.age).min()
+    }
+
+    /// Hosts whose rules changed since the last [`Self::publish`].
+    pub(crate) fn changed(&self) -> impl Iterator<Item = &HostPattern> {
+        self.dirty.iter()
+    }
+
     /// The Ingresses that have a rule at the host.
     pub(crate) fn owners(&self, host: &HostPattern) -> BTreeSet<NamespacedName> {
         let places = self.hosts.get(host).into_iter().flat_map(|entry| entry.places.values());

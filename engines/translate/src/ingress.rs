@@ -22,6 +22,7 @@ use crate::pools::{PoolKey, PoolRegistry};
 use crate::precedence;
 use crate::service::{self, Unresolved};
 use crate::settings::Gateway;
+use crate::streams::Passed;
 use crate::tls::Claim;
 
 /// An Ingress as translated last.
@@ -39,6 +40,9 @@ pub(crate) struct Translated {
     pub(crate) head_findings: Vec<Finding>,
     pub(crate) rules: Vec<TranslatedRule>,
     pub(crate) default: Option<Route>,
+    /// Hosts whose TLS passes through.
+    pub(crate) passed: Vec<Passed>,
+    pub(crate) passed_findings: Vec<Finding>,
 }
 
 /// One entry of `spec.rules`.
@@ -473,6 +477,7 @@ impl Translated {
 
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut findings = self.head_findings.clone();
+        findings.extend_from_slice(&self.passed_findings);
         let rules = self.rules.iter().flat_map(|rule| rule.paths.iter().chain(&rule.rest));
         for route in rules.chain(&self.default) {
             findings.extend_from_slice(&route.findings);

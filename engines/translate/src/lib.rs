@@ -29,6 +29,7 @@ mod precedence;
 mod references;
 mod service;
 mod settings;
+mod streams;
 mod tls;
 mod trace;
 mod tracing;

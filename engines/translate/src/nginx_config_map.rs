@@ -35,6 +35,7 @@ pub(crate) struct NginxConfig {
     pub(crate) client_body_timeout: Option<Duration>,
     pub(crate) proxy_connect_timeout: Option<Duration>,
     pub(crate) proxy_read_timeout: Option<Duration>,
+    pub(crate) proxy_stream_timeout: Option<Duration>,
     pub(crate) proxy_body_size: Option<u64>,
     /// Bytes of the whole head, bytes of one line.
     pub(crate) large_client_header_buffers: Option<(u32, u32)>,
@@ -120,6 +121,7 @@ pub(crate) fn read(object: &ConfigMap, findings: &mut Vec<Finding>) -> NginxConf
             "client-body-timeout" => config.client_body_timeout = entry.seconds(),
             "proxy-connect-timeout" => config.proxy_connect_timeout = entry.seconds(),
             "proxy-read-timeout" => config.proxy_read_timeout = entry.seconds(),
+            "proxy-stream-timeout" => config.proxy_stream_timeout = entry.seconds(),
             "proxy-body-size" => {
                 config.proxy_body_size = entry.parsed(parse_nginx_size(value), "a size such as \"8m\"")
             }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ahash::AHashMap as HashMap;
+use headwater_model::client::EmitProxyProtocol;
 use headwater_model::gateway::{Pool, PoolId, Pools};
 use headwater_model::origin::NamespacedName;
 
@@ -20,12 +21,14 @@ pub(crate) struct PoolKey {
     pub(crate) speech: Speech,
     /// A host outside the Services: an auth server.
     pub(crate) host: Option<Box<str>>,
+    /// In the place of the gateway's.
+    pub(crate) emit_proxy_protocol: Option<EmitProxyProtocol>,
 }
 
 impl PoolKey {
     pub(crate) fn new(gateway: &GatewayId, service: &NamespacedName, target: Target) -> Self {
         let (port, speech) = (target.port, target.speech);
-        Self { gateway: gateway.clone(), service: service.clone(), port, speech, host: None }
+        Self { gateway: gateway.clone(), service: service.clone(), port, speech, host: None, emit_proxy_protocol: None }
     }
 
     /// The pool of an auth server, named after its host and the namespace that asks for it.
@@ -36,6 +39,7 @@ impl PoolKey {
             port: server.port,
             speech: if server.tls { Speech::Https } else { Speech::Http },
             host: Some(server.host.clone()),
+            emit_proxy_protocol: None,
         }
     }
 }

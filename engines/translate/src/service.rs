@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use headwater_model::finding::Finding;
 use headwater_model::gateway::{Endpoint, EndpointAddress, UpstreamProtocol};
+use headwater_model::nat::Transport;
 use headwater_model::object::{
     AddressType, EndpointPort, EndpointSlice, IntOrString, Service, ServiceBackendPort, ServicePort, ServiceType,
     SliceEndpoint,
@@ -22,6 +23,10 @@ pub(crate) enum Speech {
     H2c,
     /// HTTP/2 inside TLS.
     H2,
+    /// Bytes of somebody else.
+    Tcp,
+    /// Datagrams of somebody else.
+    Udp,
 }
 
 impl Speech {
@@ -29,7 +34,14 @@ impl Speech {
         match self {
             Self::Http | Self::Https => UpstreamProtocol::Http1,
             Self::H2c | Self::H2 => UpstreamProtocol::Http2,
+            Self::Tcp => UpstreamProtocol::Tcp,
+            Self::Udp => UpstreamProtocol::Udp,
         }
+    }
+
+    /// Protocol of the Service's port.
+    pub(crate) fn transport(self) -> Transport {
+        if self == Self::Udp { Transport::Udp } else { Transport::Tcp }
     }
 
     pub(crate) fn tls(self) -> bool {
@@ -106,10 +118,12 @@ pub(crate) fn resolve(
             "set a DNS name",
         ));
     }
-    let found = spec.ports.iter().filter(|port| is_tcp(port.protocol.as_deref())).find(|port| match wanted {
-        Wanted::Name(name) => port.name.as_deref() == Some(name),
-        Wanted::Number(number) => port.port == number,
-    });
+    let transport = forced.unwrap_or(Speech::Http).transport();
+    let found =
+        spec.ports.iter().filter(|port| speaks(port.protocol.as_deref(), transport)).find(|port| match wanted {
+            Wanted::Name(name) => port.name.as_deref() == Some(name),
+            Wanted::Number(number) => port.port == number,
+        });
     match (found, wanted) {
         (Some(port), _) => Ok(Target {
             port: port.port,
@@ -121,7 +135,11 @@ pub(crate) fn resolve(
         }
         (None, wanted) => Err(Unresolved {
             reason: "no_service_port",
-            message: format!("Service {id} has no TCP port {wanted} (it has {})", ports_text(&spec.ports)),
+            message: format!(
+                "Service {id} has no {} port {wanted} (it has {})",
+                if transport == Transport::Udp { "UDP" } else { "TCP" },
+                ports_text(&spec.ports)
+            ),
             mend: "name one of the Service's ports, not of its pods",
         }),
     }
@@ -164,8 +182,8 @@ fn ports_text(ports: &[ServicePort]) -> String {
     text
 }
 
-fn is_tcp(protocol: Option<&str>) -> bool {
-    protocol.is_none_or(|protocol| protocol == "TCP")
+fn speaks(protocol: Option<&str>, transport: Transport) -> bool {
+    Transport::parse(protocol) == Some(transport)
 }
 
 fn external_name(service: &Service) -> Option<Arc<str>> {
@@ -179,9 +197,11 @@ fn external_name(service: &Service) -> Option<Arc<str>> {
 pub(crate) fn endpoints<'a>(
     service: &Service,
     port: u16,
+    transport: Transport,
     slices: impl Iterator<Item = &'a EndpointSlice>,
 ) -> Vec<Endpoint> {
-    let service_port = service.spec.ports.iter().find(|known| known.port == port && is_tcp(known.protocol.as_deref()));
+    let is_meant = |known: &&ServicePort| known.port == port && speaks(known.protocol.as_deref(), transport);
+    let service_port = service.spec.ports.iter().find(is_meant);
     if service.spec.service_type == ServiceType::ExternalName {
         let port = match service_port.and_then(|port| port.target_port.as_ref()) {
             Some(IntOrString::Int(target)) if *target != 0 => *target,
@@ -193,7 +213,7 @@ pub(crate) fn endpoints<'a>(
     let port_name = service_port.name.as_deref().unwrap_or("");
     let (mut ready, mut draining) = (Vec::new(), Vec::new());
     for slice in slices {
-        let Some(number) = slice.ports.iter().find_map(|port| number_of(port, port_name)) else { continue };
+        let Some(number) = slice.ports.iter().find_map(|port| number_of(port, port_name, transport)) else { continue };
         for member in &slice.endpoints {
             let Some(address) = address_of(member, slice.address_type, number) else { continue };
             let conditions = member.conditions;
@@ -215,8 +235,8 @@ fn endpoint(address: EndpointAddress) -> Endpoint {
     Endpoint { address, weight: 1 }
 }
 
-fn number_of(port: &EndpointPort, name: &str) -> Option<u16> {
-    let matches = port.name.as_deref().unwrap_or("") == name && is_tcp(port.protocol.as_deref());
+fn number_of(port: &EndpointPort, name: &str, transport: Transport) -> Option<u16> {
+    let matches = port.name.as_deref().unwrap_or("") == name && speaks(port.protocol.as_deref(), transport);
     port.port.filter(|number| matches && *number != 0)
 }
 
@@ -235,12 +255,17 @@ fn address_of(member: &SliceEndpoint, kind: AddressType, port: u16) -> Option<En
 }
 
 /// What a person should know about a Service whose pool came out empty.
-pub(crate) fn empty_pool(id: &NamespacedName, port: u16, slices: usize) -> Finding {
+pub(crate) fn empty_pool(id: &NamespacedName, port: u16, speech: Speech, slices: usize) -> Finding {
     let key = ObjectKey { kind: Kind::Service, id: id.clone() };
+    let (user, then) = match speech {
+        Speech::Tcp => ("carried to", "connections are reset"),
+        Speech::Udp => ("carried to", "datagrams are dropped"),
+        _ => ("used by an Ingress", "requests get 503"),
+    };
     let message = if slices == 0 {
-        format!("port {port} is used by an Ingress, and no EndpointSlice belongs to the Service; requests get 503")
+        format!("port {port} is {user}, and no EndpointSlice belongs to the Service; {then}")
     } else {
-        format!("port {port} is used by an Ingress, and none of its endpoints is ready; requests get 503")
+        format!("port {port} is {user}, and none of its endpoints is ready; {then}")
     };
     Finding::warning("NoEndpoints", key, message)
 }

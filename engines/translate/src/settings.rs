@@ -11,6 +11,7 @@ use headwater_model::gateway::{
     Balance, Certificate, ConnectionSettings, HashKey, PassiveHealth, Protocol, Retry, RouteTimeouts,
     UpstreamKeepAlive, UpstreamTls, UpstreamVerify,
 };
+use headwater_model::nat::Transport;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey, Origin};
 use headwater_model::quantity::DurationText;
 use headwater_model::settings::{
@@ -23,6 +24,7 @@ use crate::client_address::{self, Written};
 use crate::environment::GatewayId;
 use crate::nginx_config_map::NginxConfig;
 use crate::options::Options;
+use crate::streams::{StreamDefaults, StreamPlan, stream_defaults};
 use crate::tracing::{NginxOtel, TraceDefaults};
 
 /// Everything about a gateway that does not depend on Ingresses.
@@ -43,8 +45,16 @@ pub(crate) struct ListenerPlan {
     pub(crate) protocol: Protocol,
     pub(crate) client_address: Arc<ClientAddressPolicy>,
     pub(crate) connection: Arc<ConnectionSettings>,
+    /// Present exactly for TCP and UDP.
+    pub(crate) stream: Option<StreamPlan>,
     /// Place in `spec.listeners`.
     pub(crate) index: usize,
+}
+
+impl ListenerPlan {
+    pub(crate) fn place(&self) -> (IpAddr, u16, Transport) {
+        (self.address, self.port, self.protocol.transport())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -62,6 +72,8 @@ pub(crate) struct RouteDefaults {
     pub(crate) retry: Retry,
     pub(crate) redirect: RedirectDefaults,
     pub(crate) tracing: TraceDefaults,
+    /// Of TLS that is carried as it is.
+    pub(crate) stream: StreamDefaults,
 }
 
 /// ingress-nginx's ssl-redirect.
@@ -131,6 +143,7 @@ impl Reader<'_> {
             retry: self.retry(&origin.key, spec),
             redirect,
             tracing: self.tracing(&config.otel),
+            stream: stream_defaults(spec, &self.config()),
         };
         let pools = self.pools(&origin.key, spec);
         let tls = self.tls(&origin.key, spec);
@@ -147,16 +160,16 @@ impl Reader<'_> {
         })
     }
 
-    fn config(&self) -> NginxConfig {
+    pub(crate) fn config(&self) -> NginxConfig {
         self.nginx.map(|(_, config)| config.clone()).unwrap_or_default()
     }
 
-    fn error(&mut self, object: &ObjectKey, reason: &'static str, field: &str, message: impl Into<String>) {
+    pub(crate) fn error(&mut self, object: &ObjectKey, reason: &'static str, field: &str, message: impl Into<String>) {
         self.findings.push(Finding::error(reason, object.clone(), message).at(field));
     }
 
     /// A duration that must not be zero.
-    fn positive(
+    pub(crate) fn positive(
         &mut self,
         object: &ObjectKey,
         field: &str,
@@ -200,8 +213,14 @@ impl Reader<'_> {
                 continue;
             }
             let address = listener.address.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-            if let Some(other) = plans.iter().find(|plan| overlap((plan.address, plan.port), (address, listener.port)))
-            {
+            let protocol = match listener.protocol {
+                ListenerProtocol::HTTP => Protocol::Http,
+                ListenerProtocol::HTTPS => Protocol::Https,
+                ListenerProtocol::TCP => Protocol::Tcp,
+                ListenerProtocol::UDP => Protocol::Udp,
+            };
+            let transport = protocol.transport();
+            if let Some(other) = plans.iter().find(|plan| overlap(plan.place(), (address, listener.port, transport))) {
                 let message =
                     format!("port {} is taken by listener {}; this listener is not opened", listener.port, other.name);
                 self.error(object, "Conflict", &format!("{field}.port"), message);
@@ -212,6 +231,7 @@ impl Reader<'_> {
                 Some(own) => {
                     let field = format!("{field}.clientAddress");
                     if own.emit_proxy_protocol.is_some()
+                        && matches!(protocol, Protocol::Http | Protocol::Https)
                         && client_address::emit_proxy_protocol(own)
                             != client_address::emit_proxy_protocol(&spec.client_address)
                     {
@@ -223,16 +243,15 @@ impl Reader<'_> {
                     Arc::new(client_address::policy(&written, self.nginx, self.findings))
                 }
             };
+            let stream = self.stream(object, spec, listener, protocol, &field);
             plans.push(ListenerPlan {
                 name: listener.name.as_str().into(),
                 address,
                 port: listener.port,
-                protocol: match listener.protocol {
-                    ListenerProtocol::HTTP => Protocol::Http,
-                    ListenerProtocol::HTTPS => Protocol::Https,
-                },
+                protocol,
                 client_address,
                 connection: connection.clone(),
+                stream,
                 index,
             });
         }
@@ -335,7 +354,7 @@ impl Reader<'_> {
         }
     }
 
-    fn balance(&mut self, object: &ObjectKey, spec: &BalancingSpec) -> Balance {
+    pub(crate) fn balance(&mut self, object: &ObjectKey, spec: &BalancingSpec) -> Balance {
         let Some(algorithm) = spec.algorithm else {
             if spec.hash_on.is_some() || spec.hash_name.is_some() {
                 let message = "has no effect while algorithm is not Hash";
@@ -544,6 +563,8 @@ fn default_listeners(options: &Options) -> Vec<ListenerSpec> {
         port,
         protocol,
         client_address: None,
+        backends: None,
+        idle_timeout: None,
     };
     vec![
         listener("http", options.http_port.unwrap_or(80), ListenerProtocol::HTTP),
@@ -552,9 +573,9 @@ fn default_listeners(options: &Options) -> Vec<ListenerSpec> {
 }
 
 /// Whether two listeners cannot both be opened. Port 0 is a port of its own each time.
-pub(crate) fn overlap(a: (IpAddr, u16), b: (IpAddr, u16)) -> bool {
+pub(crate) fn overlap(a: (IpAddr, u16, Transport), b: (IpAddr, u16, Transport)) -> bool {
     let same_address = a.0 == b.0 || (a.0.is_unspecified() && b.0.is_unspecified());
-    a.1 == b.1 && a.1 != 0 && same_address
+    a.1 == b.1 && a.1 != 0 && a.2 == b.2 && same_address
 }
 
 fn is_token(name: &str) -> bool {

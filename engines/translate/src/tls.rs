@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use ahash::AHashMap as HashMap;
 use headwater_model::finding::Finding;
-use headwater_model::gateway::{Certificate, HostPattern, TlsTermination};
+use headwater_model::gateway::{Certificate, HostPattern, StreamRoute, TlsTermination};
 use headwater_model::object::Ingress;
 use headwater_model::origin::NamespacedName;
 
 use crate::certificate::{CertificateError, Loaded};
 use crate::conflict::{self, Age, place};
 use crate::host::{covers, parse_host};
+use crate::hosts::HostTable;
 use crate::settings::TlsPlan;
 
 /// Secrets that Ingresses name, as loaded.
@@ -140,6 +141,9 @@ pub(crate) struct TlsTable {
     dirty: BTreeSet<HostPattern>,
     published: Option<Arc<TlsTermination>>,
     stale: BTreeSet<HostPattern>,
+    /// Hosts that Ingresses want to be carried as they are.
+    passed: HashMap<HostPattern, BTreeMap<Age, Arc<StreamRoute>>>,
+    passed_dirty: BTreeSet<HostPattern>,
 }
 
 impl TlsTable {
@@ -156,6 +160,66 @@ impl TlsTable {
             claims.retain(|other| other.age != claim.age);
             if claims.is_empty() {
                 self.claims.remove(&claim.name);
+            }
+        }
+    }
+
+    pub(crate) fn pass(&mut self, host: &HostPattern, age: Age, route: Arc<StreamRoute>) {
+        self.passed_dirty.insert(host.clone());
+        self.passed.entry(host.clone()).or_default().insert(age, route);
+    }
+
+    pub(crate) fn pass_no_more(&mut self, host: &HostPattern, age: &Age) {
+        self.passed_dirty.insert(host.clone());
+        if let Some(routes) = self.passed.get_mut(host) {
+            routes.remove(age);
+            if routes.is_empty() {
+                self.passed.remove(host);
+            }
+        }
+    }
+
+    /// Decides which hosts are carried as they are: those whose oldest Ingress wants it. To be asked before `hosts` is
+    /// published, and [`Self::publish`] after it.
+    pub(crate) fn settle_passed(
+        &mut self,
+        hosts: &HostTable,
+        plan: &TlsPlan,
+        mut found: impl FnMut(&HostPattern, Vec<Finding>),
+    ) {
+        if self.passed.is_empty() && self.passed_dirty.is_empty() {
+            return;
+        }
+        let mut dirty = std::mem::take(&mut self.passed_dirty);
+        dirty.extend(hosts.changed().filter(|host| self.passed.contains_key(host)).cloned());
+        for host in dirty {
+            let none = BTreeMap::new();
+            let routes = self.passed.get(&host).unwrap_or(&none);
+            // Who was at the host first decides whether anybody here reads what is sent to it.
+            let first = routes.first_key_value();
+            let owner = hosts.oldest(&host).filter(|owner| first.is_some_and(|(age, _)| owner.id != age.id));
+            let older = owner.filter(|owner| first.is_some_and(|(age, _)| *owner < age));
+            let winner = if older.is_some() { None } else { first.map(|(_, route)| route.clone()) };
+            let by = older.or(first.map(|(age, _)| age));
+            let skipped = usize::from(winner.is_some());
+            let lost = routes.iter().skip(skipped).filter_map(|(age, route)| {
+                let what = format!("TLS of host {host}");
+                Some(conflict::lost(age, &route.field, &what, by?))
+            });
+            found(&host, lost.collect());
+            let published = self.termination(plan);
+            let before = published.passthrough.get(&host);
+            let unchanged = match (before, &winner) {
+                (Some(before), Some(winner)) => Arc::ptr_eq(before, winner),
+                (None, None) => true,
+                _ => false,
+            };
+            if !unchanged {
+                let table = Arc::make_mut(published);
+                match winner {
+                    Some(winner) => drop(table.passthrough.insert(host, winner)),
+                    None => drop(table.passthrough.remove(&host)),
+                }
             }
         }
     }
@@ -208,9 +272,8 @@ impl TlsTable {
         flipped
     }
 
-    /// The table of now; the same pointer as before when nothing changed.
-    pub(crate) fn publish(&mut self, plan: &TlsPlan) -> Arc<TlsTermination> {
-        let published = self.published.get_or_insert_with(|| {
+    fn termination(&mut self, plan: &TlsPlan) -> &mut Arc<TlsTermination> {
+        self.published.get_or_insert_with(|| {
             Arc::new(TlsTermination {
                 exact: std::collections::HashMap::new(),
                 wildcard: std::collections::HashMap::new(),
@@ -220,7 +283,13 @@ impl TlsTable {
                 session_tickets: plan.session_tickets,
                 passthrough: Default::default(),
             })
-        });
+        })
+    }
+
+    /// The table of now; the same pointer as before when nothing changed.
+    pub(crate) fn publish(&mut self, plan: &TlsPlan) -> Arc<TlsTermination> {
+        self.termination(plan);
+        let published = self.published.as_mut().expect("made above");
         let same_plan = published.default == plan.default
             && published.min_version == plan.min_version
             && published.http2 == plan.http2

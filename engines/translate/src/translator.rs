@@ -7,6 +7,7 @@
 //!          -> tables, listeners                           -> snapshot
 //! ```
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ use crate::options::Options;
 use crate::pools::{PoolKey, PoolRegistry};
 use crate::references::References;
 use crate::settings::Gateway;
+use crate::streams::{Passed, Stream, listener_route};
 use crate::tls::{self, Certificates, Claim, TlsTable};
 use crate::{certificate, service};
 
@@ -78,6 +80,8 @@ pub struct Translator {
     references: References,
     findings: Findings,
     wanted: Arc<BTreeSet<ObjectKey>>,
+    /// Services that TCP and UDP listeners name.
+    stream_services: BTreeSet<NamespacedName>,
     snapshot: Arc<GatewaySnapshot>,
 }
 
@@ -89,6 +93,10 @@ struct Tables {
     listeners: Vec<Arc<Listener>>,
     /// To the Service of [`Options::default_backend`].
     fallback: Option<Route>,
+    /// By name of the listener.
+    streams: BTreeMap<Arc<str>, Stream>,
+    /// The table of listeners that read no requests.
+    no_routes: OnceCell<Arc<RouteTable>>,
 }
 
 /// An Ingress between its head and its rules.
@@ -122,6 +130,7 @@ impl Translator {
             references: References::default(),
             findings: Findings::default(),
             wanted: Arc::default(),
+            stream_services: BTreeSet::new(),
             snapshot: Arc::default(),
         }
     }
@@ -150,6 +159,10 @@ impl Translator {
             || changes.iter().any(|key| key.kind == Kind::Service && Some(&key.id) == default_backend)
         {
             self.read_fallback(cluster);
+        }
+        let is_streamed = |key: &ObjectKey| key.kind == Kind::Service && self.stream_services.contains(&key.id);
+        if environment_changed || changes.iter().any(is_streamed) {
+            self.read_streams(cluster);
         }
         let mut heads: Vec<Head> = Vec::with_capacity(dirty.len());
         for (id, settled) in &dirty {
@@ -246,6 +259,38 @@ impl Translator {
         found.sort();
         found.dedup();
         self.findings.set(Source::Fallback, found);
+    }
+
+    /// The routes of TCP and UDP listeners.
+    fn read_streams(&mut self, cluster: &Cluster) {
+        self.stream_services.clear();
+        for id in self.environment.gateways.keys() {
+            self.tables.entry(id.clone()).or_default();
+        }
+        for (id, tables) in &mut self.tables {
+            let mut old = std::mem::take(&mut tables.streams);
+            let mut found = Vec::new();
+            let gateway = self.environment.gateways.get(id);
+            for listener in gateway.iter().flat_map(|gateway| &gateway.listeners) {
+                let (Some(gateway), Some(plan)) = (gateway, &listener.stream) else { continue };
+                self.stream_services.extend(plan.backends.iter().map(|backend| backend.service.clone()));
+                let origin = &gateway.origin;
+                let stream = listener_route(cluster, id, origin, listener, plan, &mut self.pools, &mut found);
+                let stream = match old.remove(&listener.name) {
+                    Some(known) if *known.route == *stream.route && known.pools == stream.pools => {
+                        stream.pools.into_iter().for_each(|pool| self.pools.release(pool));
+                        known
+                    }
+                    known => {
+                        known.into_iter().flat_map(|known| known.pools).for_each(|pool| self.pools.release(pool));
+                        stream
+                    }
+                };
+                tables.streams.insert(listener.name.clone(), stream);
+            }
+            old.into_values().flat_map(|gone| gone.pools).for_each(|pool| self.pools.release(pool));
+            self.findings.set(Source::Listeners(id.clone()), found);
+        }
     }
 
     /// Marks what depends on the changed objects. Returns whether the environment may have changed.
@@ -407,6 +452,7 @@ impl Translator {
             self.forget_secret(secret, id);
         }
         old.entries().for_each(|entry| self.remove_entry(id, &old.gateway, entry));
+        self.pass_no_more(&old.gateway, &old.passed);
         self.replace_default(id, Some(&old), None);
     }
 
@@ -457,6 +503,9 @@ impl Translator {
         let is_covered = |host: &HostPattern| tables.tls.is_covered(host) || by_default.contains(host);
         let rules = ingress::rules(&context, &hosts, is_covered, old.as_ref(), &mut self.pools);
         let default = ingress::default_route(&context, old.as_ref(), &mut self.pools);
+        let mut passed_findings = Vec::new();
+        let before = old.as_ref().map_or(&[][..], |old| &old.passed);
+        let passed = context.passed(&hosts, before, &mut self.pools, &mut passed_findings);
         let new = Translated {
             object: object.clone(),
             gateway,
@@ -468,6 +517,8 @@ impl Translator {
             head_findings: findings,
             rules,
             default,
+            passed,
+            passed_findings,
         };
         self.replace(&id, old, &new);
         self.findings.set(Source::Ingress(id.clone()), new.findings());
@@ -490,7 +541,25 @@ impl Translator {
                 self.insert_entry(id, &new.gateway, entry);
             }
         }
+        if let Some(old) = &old {
+            self.pass_no_more(&old.gateway, &old.passed);
+        }
+        if !new.passed.is_empty() {
+            let tables = self.tables.entry(new.gateway.clone()).or_default();
+            for passed in &new.passed {
+                tables.tls.pass(&passed.host, passed.age.clone(), passed.route.clone());
+            }
+        }
         self.replace_default(id, old.as_ref(), Some(new));
+    }
+
+    fn pass_no_more(&mut self, gateway: &GatewayId, passed: &[Passed]) {
+        for passed in passed {
+            passed.pool.into_iter().for_each(|pool| self.pools.release(pool));
+            if let Some(tables) = self.tables.get_mut(gateway) {
+                tables.tls.pass_no_more(&passed.host, &passed.age);
+            }
+        }
     }
 
     fn insert_entry(&mut self, id: &NamespacedName, gateway: &GatewayId, entry: &Entry) {
@@ -563,6 +632,11 @@ impl Translator {
         let Self { tables, environment, findings, .. } = self;
         tables.retain(|id, tables| {
             let gateway = environment.gateways.get(id);
+            if let Some(gateway) = gateway {
+                tables.tls.settle_passed(&tables.hosts, &gateway.tls, |host, found| {
+                    findings.set(Source::Passthrough(id.clone(), host.clone()), found);
+                });
+            }
             // The hosts of a gateway that is gone are empty by now; publishing them drops their findings.
             let exempt = gateway.map_or(&[][..], |gateway| &gateway.routes.redirect.exempt);
             tables.hosts.publish(exempt, |host, found| {
@@ -577,7 +651,7 @@ impl Translator {
                 return false;
             };
             let tls = tables.tls.publish(&gateway.tls);
-            let listeners = listeners(gateway, &tables.hosts.published, &tls, &tables.listeners);
+            let listeners = listeners(gateway, tables, &tls);
             let unchanged = listeners.len() == tables.listeners.len()
                 && listeners.iter().zip(&tables.listeners).all(|(a, b)| Arc::ptr_eq(a, b));
             listeners_changed |= !unchanged;
@@ -628,16 +702,17 @@ fn build_pool(
     }
     let (Some(service), Some(gateway)) = (cluster.services.get(&key.service), gateway) else { return (None, None) };
     let defaults = &gateway.pools;
-    let endpoints = service::endpoints(service, key.port, references.slices_of(&key.service, cluster));
-    let finding = endpoints
-        .is_empty()
-        .then(|| service::empty_pool(&key.service, key.port, references.slices_of(&key.service, cluster).count()));
+    let endpoints =
+        service::endpoints(service, key.port, key.speech.transport(), references.slices_of(&key.service, cluster));
+    let finding = endpoints.is_empty().then(|| {
+        service::empty_pool(&key.service, key.port, key.speech, references.slices_of(&key.service, cluster).count())
+    });
     let pool = Pool {
         service: key.service.clone(),
         port: key.port,
         protocol: key.speech.protocol(),
         tls: key.speech.tls().then(|| defaults.tls.clone()),
-        emit_proxy_protocol: defaults.emit_proxy_protocol,
+        emit_proxy_protocol: key.emit_proxy_protocol.unwrap_or(defaults.emit_proxy_protocol),
         health: defaults.health,
         keep_alive: defaults.keep_alive,
         endpoints,
@@ -662,12 +737,9 @@ fn server_pool(key: &PoolKey, host: &str, gateway: &Gateway) -> Pool {
 }
 
 /// The listeners of a gateway; those that did not change are the pointers of `old`.
-fn listeners(
-    gateway: &Gateway,
-    routes: &Arc<RouteTable>,
-    tls: &Arc<TlsTermination>,
-    old: &[Arc<Listener>],
-) -> Vec<Arc<Listener>> {
+fn listeners(gateway: &Gateway, tables: &Tables, tls: &Arc<TlsTermination>) -> Vec<Arc<Listener>> {
+    let (routes, old) = (&tables.hosts.published, &tables.listeners);
+    let none = tables.no_routes.get_or_init(Arc::default);
     let plans = gateway.listeners.iter().map(|plan| {
         let tls = (plan.protocol == Protocol::Https).then(|| tls.clone());
         let old = old.iter().find(|old| old.name == plan.name);
@@ -680,8 +752,8 @@ fn listeners(
             client_address: plan.client_address.clone(),
             connection: plan.connection.clone(),
             tls,
-            routes: routes.clone(),
-            stream: None,
+            routes: if plan.stream.is_some() { none.clone() } else { routes.clone() },
+            stream: tables.streams.get(&plan.name).map(|stream| stream.route.clone()),
         };
         let Some(old) = old else { return Arc::new(listener) };
         if old.client_address == listener.client_address {

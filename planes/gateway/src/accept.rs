@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use headwater_client_address::proxy::Tlvs;
 use headwater_client_address::{Arrival, Decision, Refusal, Sender};
 use headwater_model::client::ForwardedHeader;
-use headwater_model::gateway::{ConnectionSettings, Protocol};
+use headwater_model::gateway::{ConnectionSettings, Protocol, TcpKeepAlive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -19,7 +20,7 @@ use crate::fault::{Fault, Reason};
 use crate::io::{Conn, Prefixed, Rewound};
 use crate::timer::{Interrupt, Timer};
 use crate::worker::Worker;
-use crate::{h1, h2, respond};
+use crate::{h1, h2, respond, stream};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -167,7 +168,13 @@ async fn connection(
     let snapshot = &listener.snapshot;
     let sender = Sender::of_socket(peer, local);
     let conn = Conn::Plain(tcp);
-    let (mut sender, buf) = match named(&worker, &listener, &timer, &conn, sender).await {
+    if let Some(probes) = &snapshot.connection.tcp_keep_alive
+        && let Conn::Plain(tcp) = &conn
+        && let Err(error) = probe(tcp, probes)
+    {
+        tracing::debug!(%peer, %error, "keepalive is not set");
+    }
+    let (mut sender, tlvs, buf) = match named(&worker, &listener, &timer, &conn, sender).await {
         Ok(named) => named,
         Err(refusal) => {
             worker.metrics.proxy_refused(refusal.reason());
@@ -192,9 +199,28 @@ async fn connection(
     }
     let mut sni = None;
     let mut buf = buf;
+    let passed = match (&listener.tls, &snapshot.tls) {
+        (Some(_), Some(termination)) => {
+            timer.set(snapshot.connection.header_timeout);
+            let passed = stream::peek::passed_through(termination, &conn, &mut buf, &timer).await;
+            passed.map(|(route, hello)| (route, Some(hello)))
+        }
+        _ => snapshot.stream.clone().map(|route| (route, None)),
+    };
+    let conn = match (passed, conn) {
+        (Some((route, hello)), Conn::Plain(down)) => {
+            let incoming = stream::tcp::Incoming { worker, route, sender, tlvs, hello, early: buf };
+            stream::tcp::carry(incoming, listener, &timer, down).await;
+            drop(place);
+            return;
+        }
+        (_, conn) => conn,
+    };
     let (conn, is_h2) = match (&listener.tls, conn) {
         (Some(tls), Conn::Plain(tcp)) => {
-            timer.set(snapshot.connection.header_timeout);
+            if buf.is_empty() {
+                timer.set(snapshot.connection.header_timeout);
+            }
             let prefixed = Prefixed::new(std::mem::replace(&mut buf, Buffer::none()), tcp);
             let stream = match timer.run(tls.accept(prefixed)).await {
                 Ok(Ok(stream)) => stream,
@@ -239,14 +265,30 @@ async fn connection(
     drop(place);
 }
 
-/// Who speaks to us: the peer, or whom its PROXY header names. Returns what was read behind the header.
+fn probe(tcp: &TcpStream, keep_alive: &TcpKeepAlive) -> rustix::io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(tcp, true)?;
+    if let Some(idle) = keep_alive.idle {
+        sockopt::set_tcp_keepidle(tcp, idle)?;
+    }
+    if let Some(interval) = keep_alive.interval {
+        sockopt::set_tcp_keepintvl(tcp, interval)?;
+    }
+    if let Some(count) = keep_alive.count {
+        sockopt::set_tcp_keepcnt(tcp, count)?;
+    }
+    Ok(())
+}
+
+/// Who speaks to us: the peer, or whom its PROXY header names. Returns what the header says besides, and what was read
+/// behind it.
 async fn named(
     worker: &Worker,
     listener: &CompiledListener,
     timer: &Timer,
     conn: &Conn,
     sender: Sender,
-) -> Result<(Sender, Buffer), Refusal> {
+) -> Result<(Sender, Option<Tlvs>, Buffer), Refusal> {
     let _ = worker;
     let policy = &listener.snapshot.client_address;
     let mut buf = Buffer::none();
@@ -254,10 +296,10 @@ async fn named(
     timer.set(policy.proxy_protocol_timeout);
     loop {
         match sender.admit(policy, &buf, arrival) {
-            Decision::Proceed(None) => return Ok((sender, buf)),
+            Decision::Proceed(None) => return Ok((sender, None, buf)),
             Decision::Proceed(Some(header)) => {
                 buf.drain(..header.consumed);
-                return Ok((sender.with_proxy(&header), buf));
+                return Ok((sender.with_proxy(&header), Some(header.tlvs), buf));
             }
             Decision::Refuse(refusal) => return Err(refusal),
             Decision::Read => {

@@ -12,6 +12,7 @@ use headwater_model::gateway::{
     UpstreamTls,
 };
 use headwater_model::nat::Transport;
+use headwater_net_io::datagram::bind_shared;
 use headwater_net_io::listen::{listen, listen_shared};
 use headwater_net_io::tls::client::ClientTls;
 use headwater_net_io::tls::server::ServerTls;
@@ -51,8 +52,14 @@ pub(crate) struct OpenListener {
     pub(crate) group: u64,
     pub(crate) compiled: Arc<CompiledListener>,
     /// Present for a listener that the worker does not have yet.
-    pub(crate) socket: Option<std::net::TcpListener>,
+    pub(crate) socket: Option<ListenSocket>,
     pub(crate) open: Arc<AtomicU32>,
+}
+
+/// Not yet known to a runtime.
+pub(crate) enum ListenSocket {
+    Stream(std::net::TcpListener),
+    Datagram(std::net::UdpSocket),
 }
 
 /// What became of one listener.
@@ -153,8 +160,8 @@ impl Applier {
                 address: None,
                 error: None,
             };
-            if matches!(listener.protocol, Protocol::Tcp | Protocol::Udp) {
-                status.error = Some("listeners of this protocol are not served yet".to_owned());
+            if let Some(error) = unserved(listener) {
+                status.error = Some(error.to_owned());
                 applied.listeners.push(status);
                 continue;
             }
@@ -205,18 +212,22 @@ impl Applier {
     }
 
     /// `ours`: another socket of this gateway has the port, and is about to be closed.
-    fn open(
-        &mut self,
-        listener: &Listener,
-        ours: bool,
-    ) -> Result<(u64, SocketAddr, Vec<std::net::TcpListener>), String> {
+    fn open(&mut self, listener: &Listener, ours: bool) -> Result<(u64, SocketAddr, Vec<ListenSocket>), String> {
         let wanted = SocketAddr::new(listener.address, listener.port);
-        let sockets = match ours {
-            true => (0..self.workers).map(|_| listen(wanted, true, BACKLOG)).collect(),
-            false => listen_shared(wanted, self.workers, BACKLOG),
+        let sockets: Result<Vec<ListenSocket>, _> = match (listener.protocol.transport(), ours) {
+            (Transport::Udp, ours) => bind_shared(wanted, self.workers, ours)
+                .map(|sockets| sockets.into_iter().map(ListenSocket::Datagram).collect()),
+            (_, true) => (0..self.workers).map(|_| listen(wanted, true, BACKLOG).map(ListenSocket::Stream)).collect(),
+            (_, false) => listen_shared(wanted, self.workers, BACKLOG)
+                .map(|sockets| sockets.into_iter().map(ListenSocket::Stream).collect()),
         };
         let sockets = sockets.map_err(|error| chain(&error))?;
-        let address = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(wanted);
+        let address = match sockets.first() {
+            Some(ListenSocket::Stream(socket)) => socket.local_addr(),
+            Some(ListenSocket::Datagram(socket)) => socket.local_addr(),
+            None => Ok(wanted),
+        };
+        let address = address.unwrap_or(wanted);
         self.next_group += 1;
         Ok((self.next_group, address, sockets))
     }
@@ -331,6 +342,18 @@ impl Applier {
         fresh.insert(key, tls.clone());
         Ok(Some(tls))
     }
+}
+
+/// Why a listener cannot be served, whatever the system says.
+fn unserved(listener: &Listener) -> Option<&'static str> {
+    let routes = listener.stream.iter().chain(listener.tls.iter().flat_map(|tls| tls.passthrough.values()));
+    if matches!(listener.protocol, Protocol::Tcp | Protocol::Udp) != listener.stream.is_some() {
+        return Some("the snapshot has no route for its protocol");
+    }
+    routes
+        .into_iter()
+        .any(|route| route.transparent)
+        .then_some("transparent is not available yet (tell endpoints the client's address by emitProxyProtocol)")
 }
 
 fn listen_key(listener: &Listener) -> ListenKey {

@@ -1,4 +1,4 @@
-//! The L7 gateway: accept, name the client, route, filter, balance, forward.
+//! The gateway: accept, name the client, route, filter, balance, forward; or carry as it is.
 //!
 //! Start with [`Gateway`]; the tasks are drawn in `run.rs`, the life of a request is `exchange.rs`.
 
@@ -26,6 +26,7 @@ mod record;
 mod redirect;
 mod respond;
 mod run;
+mod stream;
 mod timer;
 mod trace;
 mod tunnel;

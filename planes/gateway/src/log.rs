@@ -12,6 +12,8 @@ use crate::accept::Accepted;
 use crate::message::Request;
 use crate::record::Record;
 
+mod stream;
+
 /// Longest target, host or user agent in a line, in bytes.
 const MAX_TEXT: usize = 2048;
 

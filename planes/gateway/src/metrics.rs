@@ -13,6 +13,7 @@ use headwater_process::metrics::{CounterShard, HistogramShard, NoLabels, Registr
 use crate::alb_metrics::{AlbMetrics, UnderWay, WorkerAlbMetrics};
 use crate::fault::Reason;
 use crate::record::Record;
+use crate::stream::metrics::{StreamFamilies, StreamMetrics};
 use crate::trace::SpanCounts;
 
 type Labels<const N: usize> = [(&'static str, String); N];
@@ -32,6 +33,7 @@ pub struct GatewayMetrics {
     ejections: ShardedCounter<Labels<3>>,
     connect_seconds: ShardedHistogram<Labels<3>>,
     response_seconds: ShardedHistogram<Labels<3>>,
+    streams: StreamFamilies,
     generation: Arc<AtomicU64>,
     open: Arc<std::sync::OnceLock<Arc<AtomicU32>>>,
     spans: Arc<SpanCounts>,
@@ -71,6 +73,7 @@ impl GatewayMetrics {
                 "gateway_upstream_response_seconds",
                 "From the start of an attempt to the head of its response",
             ),
+            streams: StreamFamilies::register(registry),
             generation,
             open,
             spans,
@@ -113,6 +116,7 @@ pub(crate) struct WorkerMetrics {
     pub(crate) accept_errors: CounterShard,
     pub(crate) retries: CounterShard,
     pub(crate) alb: Option<WorkerAlbMetrics>,
+    pub(crate) streams: StreamMetrics,
     faults: Vec<OnceCell<CounterShard>>,
     provenance: RefCell<Vec<(Provenance, CounterShard)>>,
     proxy_refused: RefCell<Vec<(&'static str, CounterShard)>>,
@@ -153,6 +157,7 @@ impl WorkerMetrics {
             accept_errors: families.accept_errors.shard(&NoLabels),
             retries: families.retries.shard(&NoLabels),
             alb: families.alb.as_ref().map(WorkerAlbMetrics::new),
+            streams: StreamMetrics::new(&families.streams),
             faults: Reason::ALL.iter().map(|_| OnceCell::new()).collect(),
             provenance: RefCell::default(),
             proxy_refused: RefCell::default(),
@@ -202,7 +207,7 @@ impl WorkerMetrics {
     }
 
     /// There are as many provenances as listeners name header fields, and a few.
-    fn client(&self, provenance: &Provenance) {
+    pub(crate) fn client(&self, provenance: &Provenance) {
         let mut known = self.provenance.borrow_mut();
         if let Some((_, shard)) = known.iter().find(|(other, _)| other == provenance) {
             return shard.add(1);

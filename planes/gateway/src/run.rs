@@ -16,17 +16,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_model::gateway::GatewaySnapshot;
+use headwater_net_io::datagram::DatagramListener;
 use headwater_process::access_log::AccessLogSink;
 use headwater_process::publish::Subscriber;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::accept::{self, ListenerSlot};
-use crate::apply::{Applied, Applier, Update};
+use crate::apply::{Applied, Applier, ListenSocket, Update};
 use crate::auth::Passwords;
 use crate::clients::Clients;
 use crate::dns::{Names, REFRESH};
 use crate::log::AccessLog;
 use crate::metrics::{GatewayMetrics, WorkerMetrics};
+use crate::stream;
 use crate::timer::TICK;
 use crate::trace::Exporters;
 use crate::worker::{Shared, Worker};
@@ -248,16 +250,20 @@ fn apply(worker: &Rc<Worker>, running: &mut HashMap<u64, Running>, update: Updat
             continue;
         }
         let Some(socket) = listener.socket else { continue };
-        let socket = match tokio::net::TcpListener::from_std(socket) {
-            Ok(socket) => socket,
-            Err(error) => {
-                tracing::error!(listener = %listener.compiled.snapshot.name, %error, "listener not registered");
-                continue;
-            }
-        };
+        let name = listener.compiled.snapshot.name.clone();
         let slot = ListenerSlot::new(listener.compiled, listener.group, listener.open);
         let (stop, stopped) = watch::channel(false);
-        tokio::task::spawn_local(accept::run(worker.clone(), slot.clone(), socket, stopped));
+        let (worker, served) = (worker.clone(), slot.clone());
+        let registered = match socket {
+            ListenSocket::Stream(socket) => tokio::net::TcpListener::from_std(socket)
+                .map(|socket| tokio::task::spawn_local(accept::run(worker, served, socket, stopped))),
+            ListenSocket::Datagram(socket) => DatagramListener::from_std(socket)
+                .map(|socket| tokio::task::spawn_local(stream::udp::run(worker, served, socket, stopped))),
+        };
+        if let Err(error) = registered {
+            tracing::error!(listener = %name, %error, "listener not registered");
+            continue;
+        }
         kept.insert(listener.group, Running { slot, stop });
     }
     // What is left was removed: stop accepting, and let its connections end when they are idle.

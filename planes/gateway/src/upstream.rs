@@ -132,6 +132,7 @@ impl Drop for Http2Stream {
 pub(crate) struct Lease {
     pub(crate) pool: Rc<PoolRuntime>,
     pub(crate) endpoint: Rc<EndpointRuntime>,
+    id: EndpointId,
     worker: Rc<Worker>,
     in_flight: Cell<Option<InFlight>>,
 }
@@ -204,6 +205,10 @@ impl PoolRuntime {
         Ref::map(self.pool(), |pool| &pool.service)
     }
 
+    pub(crate) fn emit_proxy_protocol(&self) -> EmitProxyProtocol {
+        self.pool().emit_proxy_protocol
+    }
+
     pub(crate) fn protocol(&self) -> UpstreamProtocol {
         self.pool().protocol
     }
@@ -241,7 +246,7 @@ impl PoolRuntime {
         let endpoint = self.endpoints.borrow().get(id.slot())?.clone()?;
         let in_flight = Cell::new(Some(state.begin(id, now)?));
         tried.push(id);
-        Some(Lease { pool: self.clone(), endpoint, worker: worker.clone(), in_flight })
+        Some(Lease { pool: self.clone(), endpoint, id, worker: worker.clone(), in_flight })
     }
 
     fn report(&self, event: HealthEvent, endpoint: &EndpointRuntime, now_ns: u64) {
@@ -458,7 +463,7 @@ fn runtimes(state: &PoolState, known: &[Option<Rc<EndpointRuntime>>]) -> Vec<Opt
     runtimes
 }
 
-fn connect_fault(error: &ConnectError) -> Fault {
+pub(crate) fn connect_fault(error: &ConnectError) -> Fault {
     let reason = match error.kind {
         ConnectErrorKind::TimedOut => Reason::ConnectTimeout,
         ConnectErrorKind::Tls => Reason::UpstreamTls,
@@ -483,6 +488,12 @@ impl Lease {
     pub(crate) fn succeeded(&self, first_byte: Duration, ended: Instant) {
         self.pool.metrics.response_seconds.observe(first_byte.as_secs_f64());
         self.end(Outcome::Success { latency: nanoseconds(first_byte) }, ended);
+    }
+
+    /// The endpoint proved to be well, and goes on being used: the lease counts as load until it is dropped.
+    pub(crate) fn proved(&self, took: Duration, now: Instant) {
+        self.end(Outcome::Success { latency: nanoseconds(took) }, now);
+        self.in_flight.set(self.pool.state.borrow_mut().begin(self.id, self.worker.nanoseconds(now)));
     }
 
     /// Only what the endpoint did counts against it.

@@ -156,6 +156,15 @@ impl Stand {
         text
     }
 
+    /// Manifests of [`Stand::service`] for UDP.
+    pub fn datagrams(service: &str) -> String {
+        let line = |line: &str| match line.split_once("- port: ") {
+            Some((indent, port)) => format!("{indent}- {{protocol: UDP, port: {port}}}\n"),
+            None => format!("{line}\n"),
+        };
+        service.lines().map(line).collect()
+    }
+
     /// Manifest of a `kubernetes.io/tls` Secret `test/NAME`.
     pub fn tls_secret(name: &str, cert_pem: &str, key_pem: &str) -> String {
         let indent = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use headwater_model::settings::{GatewaySettingsSpec, ListenerProtocol, ListenerSpec};
+use headwater_model::settings::{GatewaySettingsSpec, ListenerBackendSpec, ListenerProtocol, ListenerSpec};
 use headwater_translate::Options;
 use serde_json::Value;
 
@@ -54,8 +54,12 @@ fn the_settings_page_names_every_field_and_no_other() {
         port: 0,
         protocol: ListenerProtocol::HTTP,
         client_address: None,
+        backends: None,
+        idle_timeout: None,
     };
     fields(&serde_json::to_value(listener).unwrap(), "spec.listeners[]", &mut expected);
+    let backend = ListenerBackendSpec { service: String::new(), port: 0, weight: None };
+    fields(&serde_json::to_value(backend).unwrap(), "spec.listeners[].backends[]", &mut expected);
     assert_eq!(quoted(&read("docs/settings.md"), true), expected);
 }
 

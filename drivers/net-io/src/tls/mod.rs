@@ -1,6 +1,7 @@
 //! TLS 1.2 and 1.3 by rustls and aws-lc.
 
 pub mod client;
+pub mod hello;
 pub mod pem;
 pub mod server;
 

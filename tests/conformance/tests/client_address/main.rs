@@ -1,5 +1,6 @@
 //! Who the client is, over sockets: the truth table, what backends hear of it, and what a connection says of it.
 
+mod carried;
 mod connections;
 mod headers;
 mod migration;

@@ -62,6 +62,16 @@ impl<'de> Deserialize<'de> for Ignored {
     }
 }
 
+/// Whether a field is given, whatever it says; `null` is as good as none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Given(pub bool);
+
+impl<'de> Deserialize<'de> for Given {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(Option::<Ignored>::deserialize(deserializer)?.is_some()))
+    }
+}
+
 /// `metadata` of every object.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -94,7 +104,7 @@ pub struct Metadata {
     #[serde(default)]
     pub self_link: Ignored,
     #[serde(default)]
-    pub deletion_timestamp: Ignored,
+    pub deletion_timestamp: Given,
     #[serde(default)]
     pub deletion_grace_period_seconds: Ignored,
 }
@@ -563,11 +573,26 @@ pub struct NodeSpec {
     #[serde(default)]
     pub unschedulable: Ignored,
     #[serde(default)]
-    pub taints: Ignored,
+    pub taints: Vec<Taint>,
     #[serde(default)]
     pub config_source: Ignored,
     #[serde(default, rename = "externalID")]
     pub external_id: Ignored,
+}
+
+/// Key of the [`Taint`] by which the cluster autoscaler says that it is about to delete a Node.
+pub const TO_BE_DELETED_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Taint {
+    pub key: String,
+    #[serde(default)]
+    pub value: Ignored,
+    #[serde(default)]
+    pub effect: Ignored,
+    #[serde(default)]
+    pub time_added: Ignored,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

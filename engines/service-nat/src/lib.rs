@@ -30,6 +30,6 @@ pub use decide::{Decision, Dropped, Packet, Place, Refused, decide};
 pub use engine::{ServiceNat, Update};
 pub use health::{HealthAnswer, health_answer};
 pub use node_table::node_table;
-pub use nodes::{MAX_PEERS, facts, peers};
+pub use nodes::{MAX_PEERS, facts, is_eligible, peers};
 pub use options::{NodeFacts, NodePortAddresses, Options, SOURCE_IP_ANNOTATION};
 pub use rules::PortKey;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::{Finding, Severity};
 use headwater_model::nat::Family;
-use headwater_model::object::{INTERNAL_IP, Node, ZONE_LABEL};
+use headwater_model::object::{INTERNAL_IP, Node, TO_BE_DELETED_TAINT, ZONE_LABEL};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 use headwater_model::tunnel::{MacAddress, Peer, Peers, TUNNEL_ANNOTATION, TunnelEnd};
 use ipnet::IpNet;
@@ -36,6 +36,13 @@ pub fn facts(cluster: &Cluster, node: &str, addresses: Vec<IpAddr>) -> Option<No
         addresses,
         pod_cidrs: ranges.iter().filter_map(|range| range.parse::<IpNet>().ok()).collect(),
     })
+}
+
+/// Whether load balancers may send new connections to a node: it is known, is not being deleted, and the cluster
+/// autoscaler is not about to delete it. Source: KEP-3836, `NodeEligible` in Kubernetes `pkg/proxy/healthcheck`.
+pub fn is_eligible(cluster: &Cluster, node: &str) -> bool {
+    let Some(node) = cluster.nodes.get(&NamespacedName::new("", node)) else { return false };
+    !node.metadata.deletion_timestamp.0 && node.spec.taints.iter().all(|taint| taint.key != TO_BE_DELETED_TAINT)
 }
 
 /// The nodes of the cluster as `own` sees them, and what is wrong with them.

@@ -8,7 +8,7 @@ use headwater_model::cluster::{Change, Cluster, Object};
 use headwater_model::finding::Finding;
 use headwater_model::nat::NodeRules;
 use headwater_model::tunnel::{MacAddress, Peer, Peers, TUNNEL_ANNOTATION, TunnelEnd};
-use headwater_service_nat::{MAX_PEERS, Options, ServiceNat, facts, peers};
+use headwater_service_nat::{MAX_PEERS, Options, ServiceNat, facts, is_eligible, peers};
 use serde_json::{Value, json};
 
 fn cluster(nodes: impl IntoIterator<Item = Value>) -> Cluster {
@@ -70,6 +70,31 @@ fn a_node_that_says_nothing_has_no_zone_and_no_range() {
     own["status"] = json!({ "addresses": [{ "type": "InternalIP", "address": "a.example.com" }] });
     let facts = facts(&cluster([own]), "a", Vec::new()).unwrap();
     assert_eq!((facts.zone, facts.primary, facts.pod_cidrs), (None, Vec::new(), Vec::new()));
+}
+
+#[test]
+fn a_node_that_is_about_to_go_is_not_eligible() {
+    for (change, eligible) in [
+        (json!({}), true),
+        (json!({ "metadata": { "name": "a", "deletionTimestamp": null } }), true),
+        (json!({ "metadata": { "name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z" } }), false),
+        (
+            json!({ "spec": { "taints": [{ "key": "DeletionCandidateOfClusterAutoscaler", "effect": "NoSchedule" }] } }),
+            true,
+        ),
+        (
+            json!({ "spec": { "unschedulable": true, "taints": [
+                { "key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule" },
+                { "key": "ToBeDeletedByClusterAutoscaler", "value": "1767225600", "effect": "NoSchedule" },
+            ] } }),
+            false,
+        ),
+    ] {
+        let mut own = node("a", 1, None);
+        own.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        assert_eq!(is_eligible(&cluster([own]), "a"), eligible, "{change}");
+    }
+    assert!(!is_eligible(&cluster([node("b", 1, None)]), "a"), "nobody knows it");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod checks;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use headwater_net_io::listen::{ListenError, listen};
 use headwater_process::http::{self, Limits, Request, Response, Version};
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -59,8 +61,12 @@ fn is_healthy(state: &watch::Receiver<Arc<State>>, now: SystemTime) -> bool {
 }
 
 /// Answers `/healthz` and `/livez` at the address as kube-proxy does, until dropped. An address that cannot be listened
-/// on is tried again.
-pub(crate) async fn serve_healthz(address: SocketAddr, state: watch::Receiver<Arc<State>>) {
+/// on is tried again. `eligible`: whether the node is to have new connections, of which `/healthz` alone tells.
+pub(crate) async fn serve_healthz(
+    address: SocketAddr,
+    state: watch::Receiver<Arc<State>>,
+    eligible: watch::Receiver<bool>,
+) {
     let mut pause = FIRST_RETRY;
     let mut told = String::new();
     let listener = loop {
@@ -79,22 +85,52 @@ pub(crate) async fn serve_healthz(address: SocketAddr, state: watch::Receiver<Ar
     };
     tracing::info!(%address, "healthz is served");
     let answer = move |request: &Request| match request.path() {
-        "/healthz" | "/livez" => healthz(&state, SystemTime::now()),
+        "/healthz" => healthz(&state, Some(*eligible.borrow()), SystemTime::now()),
+        "/livez" => healthz(&state, None, SystemTime::now()),
         _ => Response::text(404, "there is /healthz, /livez"),
     };
     match answer_at(listener, Arc::new(Semaphore::new(MAX_CONNECTIONS)), answer).await {}
 }
 
-fn healthz(state: &watch::Receiver<Arc<State>>, now: SystemTime) -> Response {
+/// What kube-proxy says of itself; the rules of both families are written together.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Health {
+    last_updated: String,
+    current_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
+    healthy: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    status: BTreeMap<&'static str, FamilyHealth>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct FamilyHealth {
+    last_updated: String,
+    healthy: bool,
+}
+
+fn healthz(state: &watch::Receiver<Arc<State>>, eligible: Option<bool>, now: SystemTime) -> Response {
     let healthy = is_healthy(state, now);
+    let good = healthy && eligible != Some(false);
     let text = |time| Timestamp::try_from(time).map_or_else(|_| NEVER.to_owned(), |time| time.to_string());
-    // All that is wanted is there: it is as new as can be.
-    let updated = if healthy { Some(now) } else { state.borrow().applied_at };
-    let updated = updated.map_or_else(|| NEVER.to_owned(), text);
-    let body = format!(r#"{{"lastUpdated": "{updated}","currentTime": "{}", "nodeEligible": true}}"#, text(now));
+    let applied = state.borrow().applied_at;
+    let last = applied.map_or_else(|| NEVER.to_owned(), text);
+    let of_family = |family| (family, FamilyHealth { last_updated: last.clone(), healthy });
+    let health = Health {
+        // All that is wanted is there: it is as new as can be.
+        last_updated: if good { text(now) } else { last.clone() },
+        current_time: text(now),
+        node_eligible: eligible,
+        healthy,
+        status: if applied.is_some() { ["IPv4", "IPv6"].map(of_family).into() } else { BTreeMap::new() },
+    };
+    let body = serde_json::to_vec(&health).expect("plain texts and numbers");
     Response {
         headers: vec![("X-Content-Type-Options", "nosniff".to_owned())],
-        ..Response::json(if healthy { 200 } else { 503 }, body.into_bytes())
+        ..Response::json(if good { 200 } else { 503 }, body)
     }
 }
 

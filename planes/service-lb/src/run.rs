@@ -17,7 +17,7 @@ use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 use headwater_model::tunnel::{Peers, TUNNEL_ANNOTATION, TunnelEnd};
 use headwater_process::metrics::Registry;
 use headwater_process::publish::{Publisher, Subscriber, publish};
-use headwater_service_nat::{NodePortAddresses, Options, ServiceNat, facts, peers};
+use headwater_service_nat::{NodePortAddresses, Options, ServiceNat, facts, is_eligible, peers};
 use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -99,6 +99,7 @@ impl ServiceLb {
             ..Options::default()
         };
         let (tell_problems, problems) = watch::channel(Vec::new());
+        let (tell_eligible, eligible) = watch::channel(false);
         let plane = Plane {
             source,
             cluster: Cluster::default(),
@@ -113,13 +114,14 @@ impl ServiceLb {
             derived: Vec::new(),
             about_nodes: Vec::new(),
             problems,
+            eligible: tell_eligible,
             tunnel_port: settings.tunnel_port,
             node: settings.node.clone(),
         };
         let mut tasks = vec![tokio::spawn(plane.run())];
         tasks.push(tokio::spawn(crate::health::serve_checks(snapshots.clone(), state.clone(), tell_problems)));
         if let Some(address) = settings.healthz {
-            tasks.push(tokio::spawn(crate::health::serve_healthz(address, state.clone())));
+            tasks.push(tokio::spawn(crate::health::serve_healthz(address, state.clone(), eligible)));
         }
         Ok(Self { snapshots, state, findings, tasks })
     }
@@ -167,6 +169,8 @@ struct Plane {
     about_nodes: Vec<Finding>,
     /// Health checks that cannot be answered.
     problems: watch::Receiver<Vec<Finding>>,
+    /// Whether load balancers may send new connections here.
+    eligible: watch::Sender<bool>,
     tunnel_port: u16,
     node: Arc<str>,
 }
@@ -208,6 +212,7 @@ impl Plane {
             self.cluster.apply(change);
         }
         self.read = batch.findings;
+        self.eligible.send_replace(is_eligible(&self.cluster, &self.node));
         let addresses = self.addresses.borrow_and_update().clone();
         let known = facts(&self.cluster, &self.node, addresses.clone());
         let node = known.unwrap_or_else(|| headwater_service_nat::NodeFacts {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use headwater_model::cluster::Object;
 use headwater_model::finding::{Finding, Location};
-use headwater_model::object::{ConfigMap, GatewaySettings, Ingress, IngressClass, Namespace, Secret};
+use headwater_model::object::{ConfigMap, GatewaySettings, Given, Ingress, IngressClass, Namespace, Secret};
 use headwater_model::observed::{Condition, Observed, PublishedAddress};
 use headwater_model::origin::{Kind, ObjectKey};
 use serde::Deserialize;
@@ -118,6 +118,10 @@ impl Parser {
         let metadata = object.metadata();
         slim::metadata(metadata, self.reader, &mut self.names);
         metadata.name = key.id.name.clone();
+        // Of Nodes alone somebody reads whether they are about to go.
+        if key.kind != Kind::Node {
+            metadata.deletion_timestamp = Given::default();
+        }
         Ok(object.into_object(key.id.namespace.clone()))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ahash::AHashSet;
 use headwater_model::object::{
     EndpointHints, EndpointSlice, INTERNAL_IP, Metadata, Node, SERVICE_NAME_LABEL, SERVICE_PROXY_NAME_LABEL, Service,
-    ServiceStatus, ZONE_LABEL,
+    ServiceStatus, TO_BE_DELETED_TAINT, ZONE_LABEL,
 };
 
 /// Who reads the objects, and so what is kept of them.
@@ -111,11 +111,13 @@ pub(crate) fn endpoint_slice(slice: &mut EndpointSlice, reader: Reader, names: &
     }
 }
 
-/// Keeps the addresses that nodes reach each other by; what else a Node says of itself changes every few seconds.
+/// Keeps the addresses that nodes reach each other by, and whether the Node is about to go; what else a Node says of itself changes every few seconds.
 pub(crate) fn node(node: &mut Node) {
     node.status.addresses.retain(|address| address.address_type == INTERNAL_IP);
     node.status.addresses.shrink_to_fit();
-    // Of taints, of which nothing is kept.
+    node.spec.taints.retain(|taint| taint.key == TO_BE_DELETED_TAINT);
+    node.spec.taints.shrink_to_fit();
+    // Of other taints, of which nothing is kept.
     node.metadata.generation = 0;
 }
 
@@ -201,7 +203,8 @@ mod tests {
     fn a_heartbeat_of_a_node_is_no_change() {
         let of = |generation: u32, more: &str| -> Node {
             let json = format!(
-                r#"{{"metadata": {{"name": "n", "generation": {generation}}}, "spec": {{"podCIDRs": ["10.1.0.0/24"]}},
+                r#"{{"metadata": {{"name": "n", "generation": {generation}}}, "spec": {{"podCIDRs": ["10.1.0.0/24"],
+                    "taints": [{{"key": "busy-{generation}", "effect": "NoSchedule"}}]}},
                     "status": {{"addresses": [{{"type": "InternalIP", "address": "192.0.2.1"}}{more}}}}}"#
             );
             let mut read: Node = serde_json::from_str(&json).unwrap();

@@ -248,13 +248,19 @@ fn healthz_is_served_once_its_address_is_free() -> Result<()> {
         let address = at(V4, 10256);
         let taken = std::net::TcpListener::bind(address)?;
         let (_state, seen) = watch::channel(Arc::new(applied(SystemTime::now())));
-        let _server = tokio::spawn(serve_healthz(address, seen));
+        let (tell, eligible) = watch::channel(true);
+        let _server = tokio::spawn(serve_healthz(address, seen, eligible));
         tokio::task::yield_now().await;
         drop(taken);
         let found = eventually(DEADLINE, || ask(address, "/healthz")).await?;
-        assert!(found.starts_with("HTTP/1.1 200 OK\r\n") && found.contains("\"nodeEligible\": true}"), "{found}");
+        assert!(found.starts_with("HTTP/1.1 200 OK\r\n") && found.contains("\"nodeEligible\":true,"), "{found}");
         let live = ask(address, "/livez?verbose").await?.context("livez")?;
         assert!(live.starts_with("HTTP/1.1 200 OK\r\n"), "{live}");
+        tell.send_replace(false);
+        let going = ask(address, "/healthz").await?.context("healthz")?;
+        assert!(going.starts_with("HTTP/1.1 503 ") && going.contains("\"nodeEligible\":false,"), "{going}");
+        let live = ask(address, "/livez").await?.context("livez")?;
+        assert!(live.starts_with("HTTP/1.1 200 OK\r\n") && !live.contains("nodeEligible"), "{live}");
         let other = ask(address, "/other").await?.context("other")?;
         assert!(other.starts_with("HTTP/1.1 404 "), "{other}");
         Ok(())
@@ -265,23 +271,40 @@ fn healthz_is_served_once_its_address_is_free() -> Result<()> {
 fn the_proxy_is_healthy_while_it_does_not_wait_for_long() {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     let past = |seconds| Some(now - Duration::from_secs(seconds));
+    const NOW: &str = "2001-09-09T01:46:40Z";
+    const BEFORE: &str = "2001-09-09T01:45:00Z";
     for (applied_at, waiting_since, healthy, updated) in [
         (None, None, false, NEVER),
         (None, past(1), false, NEVER),
-        (past(100), None, true, "2001-09-09T01:46:40Z"),
-        (past(100), past(29), true, "2001-09-09T01:46:40Z"),
-        (past(100), past(30), false, "2001-09-09T01:45:00Z"),
+        (past(100), None, true, NOW),
+        (past(100), past(29), true, NOW),
+        (past(100), past(30), false, BEFORE),
         // The clock was set back.
-        (past(100), Some(now + Duration::from_secs(100)), true, "2001-09-09T01:46:40Z"),
+        (past(100), Some(now + Duration::from_secs(100)), true, NOW),
     ] {
         let state = State { applied_at, waiting_since, ..State::new("node".into()) };
         let (writer, state) = watch::channel(Arc::new(state));
-        let answer = healthz(&state, now);
-        let body =
-            format!(r#"{{"lastUpdated": "{updated}","currentTime": "2001-09-09T01:46:40Z", "nodeEligible": true}}"#);
-        assert_eq!(String::from_utf8(answer.body).unwrap(), body);
-        assert_eq!(answer.status, if healthy { 200 } else { 503 }, "{applied_at:?} {waiting_since:?}");
+        let status = match applied_at {
+            None => String::new(),
+            Some(_) => {
+                let family = format!(r#"{{"lastUpdated":"{BEFORE}","healthy":{healthy}}}"#);
+                format!(r#","status":{{"IPv4":{family},"IPv6":{family}}}"#)
+            }
+        };
+        for (eligible, said) in [(None, ""), (Some(true), r#""nodeEligible":true,"#)] {
+            let answer = healthz(&state, eligible, now);
+            let body =
+                format!(r#"{{"lastUpdated":"{updated}","currentTime":"{NOW}",{said}"healthy":{healthy}{status}}}"#);
+            assert_eq!(String::from_utf8(answer.body).unwrap(), body);
+            assert_eq!(answer.status, if healthy { 200 } else { 503 }, "{applied_at:?} {waiting_since:?}");
+        }
+        let gone = healthz(&state, Some(false), now);
+        let body = String::from_utf8(gone.body).unwrap();
+        let updated = if applied_at.is_some() { BEFORE } else { NEVER };
+        assert_eq!(gone.status, 503);
+        assert!(body.starts_with(&format!(r#"{{"lastUpdated":"{updated}","#)), "{body}");
+        assert!(body.contains(&format!(r#""nodeEligible":false,"healthy":{healthy}"#)), "{body}");
         drop(writer);
-        assert_eq!(healthz(&state, now).status, 503, "nobody is there to apply");
+        assert_eq!(healthz(&state, Some(true), now).status, 503, "nobody is there to apply");
     }
 }

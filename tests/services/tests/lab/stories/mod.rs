@@ -151,7 +151,7 @@ stories! {
     replicas::with_policy_local_only_nodes_with_replicas_answer_and_they_see_the_client,
     replicas::a_policy_can_be_changed_while_it_serves,
     health::the_health_check_port_tells_how_many_endpoints_are_ready_here,
-    health::the_proxy_says_that_it_is_healthy,
+    health::the_proxy_says_that_it_is_healthy_until_its_node_is_about_to_go,
     endpoints::a_service_is_refused_until_it_has_an_endpoint_and_after_it,
     endpoints::terminating_endpoints_serve_only_while_none_is_ready,
     endpoints::with_policy_local_terminating_endpoints_of_a_node_serve_while_it_has_no_ready_one,

@@ -98,6 +98,18 @@ impl Events {
         Ok(Self { socket, feed: Feed::new(tables) })
     }
 
+    /// Subscribes to changes of these tables by others than this [port](crate::Kernel::port): its commits are not told,
+    /// and however large they are they displace no others.
+    ///
+    /// # Errors
+    /// As [`Events::subscribe`].
+    pub fn of_others(tables: &[Table], port: u32) -> Result<Self, NftError> {
+        let socket = Socket::open(RECEIVE_BYTES)?;
+        socket.leave_out(port)?;
+        socket.subscribe(wire::NFNLGRP_NFTABLES)?;
+        Ok(Self { socket, feed: Feed::new(tables) })
+    }
+
     /// The next notice that is there; does not wait.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{RecvFlags, SendFlags, recvfrom, send};
+use socket2::{SockFilter, SockRef};
 
 use crate::error::NftError;
 
@@ -64,6 +65,11 @@ impl Socket {
         self.inner.add_membership(group).map_err(failed("subscribe to changes"))
     }
 
+    /// From now on events of changes by this port do not come, and take no room.
+    pub(crate) fn leave_out(&self, author: u32) -> Result<(), NftError> {
+        SockRef::from(&self.inner).attach_filter(&not_of(author)).map_err(failed("leave out own changes"))
+    }
+
     /// Sends a datagram to the kernel, which deals with it before this returns.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), NftError> {
         // What is sent may fill the buffer but for 32 bytes, and the kernel doubles what is asked for.
@@ -104,6 +110,19 @@ impl Socket {
         // Longer than the buffer: cut off, which is a loss.
         Ok(self.buffer.get(..length).map_or(Received::Lost, Received::Datagram))
     }
+}
+
+/// Classic BPF that drops what has this port as its author. All messages of a datagram are of one commit.
+fn not_of(author: u32) -> [SockFilter; 4] {
+    // `nlmsg_pid`, which is in the order of the host; the program sees it as in the order of the network.
+    const NLMSG_PID: u32 = 12;
+    let author = u32::from_be_bytes(author.to_ne_bytes());
+    [
+        SockFilter::new(0x20, 0, 0, NLMSG_PID),
+        SockFilter::new(0x15, 0, 1, author),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ]
 }
 
 impl AsFd for Socket {

@@ -427,6 +427,27 @@ fn more_events_than_can_be_kept_are_told_as_a_loss_and_later_ones_are_told_again
     })
 }
 
+#[test]
+fn the_largest_commits_of_one_author_leave_room_for_those_of_others() -> Result<()> {
+    inside(Family::Ip, |host, Services { svc, table, .. }, mut kernel| {
+        let mut events = Events::of_others(&[table], kernel.port())?;
+        let mut batch = Batch::new();
+        for number in 0..300_000 {
+            batch.add(&svc, &service(Family::Ip, number, 1))?;
+        }
+        kernel.apply(batch)?;
+        assert_eq!(events.fetch()?, None);
+        host.nft("add element ip services svc { 11.0.0.1 . tcp . 80 : goto n_1 }")?;
+        assert_eq!(commit(&mut events)?.program, "nft");
+        let mut batch = Batch::new();
+        batch.add(&svc, &service(Family::Ip, 300_000, 1))?;
+        Kernel::open()?.apply(batch)?;
+        assert_ne!(commit(&mut events)?.port, kernel.port());
+        assert_eq!(events.fetch()?, None);
+        Ok(())
+    })
+}
+
 /// Prints the times; asserts the order of magnitude, so that a layout or a loop gone quadratic is noticed.
 #[test]
 fn ten_thousand_services_with_ten_endpoints_each_are_programmed_at_once_and_changed_one_by_one() -> Result<()> {

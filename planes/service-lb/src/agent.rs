@@ -124,14 +124,22 @@ impl Agent {
         tunnel_mtu: Option<u32>,
         addresses: watch::Sender<Vec<IpAddr>>,
     ) -> Result<Self, KernelError> {
-        let tables = Tables::open()?;
+        Self::over(Tables::open()?, node, tunnel_mtu, addresses)
+    }
+
+    pub(crate) fn over(
+        tables: Tables,
+        node: Arc<str>,
+        tunnel_mtu: Option<u32>,
+        addresses: watch::Sender<Vec<IpAddr>>,
+    ) -> Result<Self, KernelError> {
         let mut netlink = Netlink::open()?;
         addresses.send_replace(own_addresses(&mut netlink)?);
-        let events = Events::subscribe(&Tables::names())?;
+        // The thousands of elements of a start would displace what others do, and be read again.
+        let events = Events::of_others(&Tables::names(), tables.port())?;
         let links = netlink::Watch::open()?;
         let (orders, queue) = mpsc::channel();
         let (state, states) = watch::channel(Arc::new(State::new(node.clone())));
-        let port = tables.port();
         let worker = Worker {
             planner: Planner::new(node),
             tables,
@@ -155,7 +163,7 @@ impl Agent {
         };
         let alive = Arc::new(());
         let (tell, wanted) = (orders.clone(), Arc::downgrade(&alive));
-        spawn("nft-events", Box::new(move || watch_rules(events, &tell, &wanted, port)));
+        spawn("nft-events", Box::new(move || watch_rules(events, &tell, &wanted)));
         let (tell, wanted, device) = (orders.clone(), Arc::downgrade(&alive), states.clone());
         spawn("link-events", Box::new(move || watch_links(links, &tell, &wanted, &device)));
         spawn("kernel", Box::new(move || worker.run(&queue)));
@@ -189,11 +197,10 @@ fn own_addresses(netlink: &mut Netlink) -> Result<Vec<IpAddr>, NetlinkError> {
     Ok(all)
 }
 
-fn watch_rules(mut events: Events, orders: &mpsc::Sender<Order>, wanted: &Weak<()>, port: u32) {
+fn watch_rules(mut events: Events, orders: &mpsc::Sender<Order>, wanted: &Weak<()>) {
     while wanted.strong_count() > 0 {
         let order = match events.wait(WATCH_TURN) {
             Ok(None) => continue,
-            Ok(Some(nft::Notice::Commit(commit))) if commit.port == port => continue,
             Ok(Some(nft::Notice::Commit(commit))) => Order::Commit { generation: commit.generation },
             Ok(Some(_)) => Order::Lost,
             Err(error) => {

@@ -4,6 +4,8 @@ mod agent;
 mod conntrack;
 mod elements;
 mod fabric;
+#[cfg(test)]
+mod faults;
 mod health;
 mod mark;
 mod metrics;

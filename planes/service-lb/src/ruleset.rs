@@ -342,7 +342,8 @@ const ICMP_V4: Inner = Inner {
 
 /// Of a packet without extension headers.
 const ICMP_V6: Inner = Inner {
-    guard: "meta l4proto ipv6-icmp icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, \
+    // The other name of the protocol is one of /etc/protocols, which small images do not have.
+    guard: "meta l4proto icmpv6 icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, \
             parameter-problem }",
     key: "@th,128,128 . @th,112,8 . @th,384,16",
     client: "@th,256,128 . @th,400,16",

@@ -69,11 +69,30 @@ pub(crate) struct Reconciled {
 pub(crate) struct Tables {
     kernel: nft::Kernel,
     sets: [Sets; 2],
+    /// What the next commits meet.
+    #[cfg(test)]
+    pub(crate) faults: crate::faults::Faults,
 }
 
 impl Tables {
     pub(crate) fn open() -> Result<Self, NftError> {
-        Ok(Self { kernel: nft::Kernel::open()?, sets: FAMILIES.map(Sets::of) })
+        Ok(Self {
+            kernel: nft::Kernel::open()?,
+            sets: FAMILIES.map(Sets::of),
+            #[cfg(test)]
+            faults: crate::faults::Faults::default(),
+        })
+    }
+
+    /// Every change of elements goes here.
+    fn commit(&mut self, batch: Batch) -> Result<(), NftError> {
+        #[cfg(test)]
+        if !batch.is_empty()
+            && let Some(fault) = self.faults.next()
+        {
+            return fault.happen(|| self.kernel.apply(batch).map(drop));
+        }
+        self.kernel.apply(batch).map(drop)
     }
 
     /// Netlink port of the changes that are ours.
@@ -92,7 +111,7 @@ impl Tables {
         let table = table_of(nft::Family::Netdev);
         batch.add_table(&table);
         batch.delete_table(&table);
-        self.kernel.apply(batch).map(drop)
+        self.commit(batch)
     }
 
     /// The tables, for who watches them.
@@ -124,7 +143,7 @@ impl Tables {
             let rule = Remember { map, key, data: Load::Priority, timeout };
             batch.only_rule(&chain, &rule).expect("the key is that of the map");
         }
-        self.kernel.apply(batch).map(drop)
+        self.commit(batch)
     }
 
     fn of(&self, family: Family) -> &Sets {
@@ -154,7 +173,7 @@ impl Tables {
             let set = self.of(placed.family).set(placed.set);
             batch.add(set, &placed.element).expect("elements are made for their sets, and fit into a batch");
         }
-        self.kernel.apply(batch).map(drop)
+        self.commit(batch)
     }
 
     /// Reads every set, and makes it what is wanted: what is right stays as it is. An element that the kernel refuses is
@@ -214,6 +233,6 @@ impl Tables {
             batch.add_table(&table);
             batch.delete_table(&table);
         }
-        self.kernel.apply(batch).map(drop)
+        self.commit(batch)
     }
 }

@@ -42,7 +42,7 @@ mod probe;
 mod server;
 mod topology;
 
-pub use self::capture::{Capture, Flows, Hop};
+pub use self::capture::{Capture, Flows, Hop, Trace};
 pub use self::flow::{Connection, Datagrams, tally};
 pub use self::kube_proxy::{CLUSTER_CIDR, SERVICE_CIDR, kube_proxy_configuration};
 pub use self::probe::{Outcome, PATIENCE, Seen, ask, ask_with, next_port};

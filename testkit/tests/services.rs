@@ -41,7 +41,7 @@ fn packets_to_a_vip_reach_the_node_that_the_clients_address_names() -> Result<()
         }
         let captured = capture.finish()?;
         for (transport, vip, seen, number, passes) in flows {
-            let hops = captured.hops(transport, "client", seen.local.port(), vip);
+            let hops = captured.trace(transport, "client", seen.local, vip, Some(&seen)).hops;
             let names: Vec<&str> = hops.iter().map(|hop| hop.host.as_str()).collect();
             assert_eq!(names.contains(&"balancer"), passes, "{hops:#?}");
             assert_eq!(hops.first().map(|hop| (hop.host.as_str(), hop.target)), Some(("client", vip)), "{hops:#?}");

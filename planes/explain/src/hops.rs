@@ -157,7 +157,7 @@ pub(crate) fn annotation() -> String {
     format!("metadata.annotations[{SOURCE_IP_ANNOTATION}]")
 }
 
-fn back(flow: &Flow) -> Flow {
+pub(crate) fn back(flow: &Flow) -> Flow {
     Flow { source: flow.destination.clone(), destination: flow.source.clone() }
 }
 

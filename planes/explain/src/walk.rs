@@ -295,11 +295,14 @@ impl<'a> Walk<'a> {
             causes: Vec::new(),
             why,
         };
+        // Whoever answers does it by the same node.
+        let leg = Leg { at: Place::Node(node.clone()), flow: crate::hops::back(&before), outer: None };
         let owner = self.world.owner(at.ip()).cloned();
         let visited = trail.hops.iter().filter(|hop| matches!(hop.at, Place::Node(_))).count();
         if let Some(owner) = owner.clone().filter(|owner| owner != node && visited == 0) {
             let why = format!("not for a Service here; {} is an address of node {owner}", at.ip());
             trail.hops.push(hop(Action::Route, why));
+            trail.reply.push(leg);
             return self.arrive(&owner, source, at, trail);
         }
         if owner.as_ref() == Some(node)
@@ -314,6 +317,7 @@ impl<'a> Walk<'a> {
         }
         trail.endpoint_node = owner.or_else(|| self.world.node_of_pod(at.ip()).cloned());
         trail.hops.push(hop(Action::Route, "not for a Service".to_owned()));
+        trail.reply.push(leg);
         if let Some(service) = self.world.is_gateway(at.ip()).cloned() {
             trail.endpoints = vec![at];
             return vec![gateway::through(self, trail, End::Address(source), at, &service)];

@@ -20,22 +20,29 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeSpec, TimeVal, TimeValLike as _};
 use socket2::{SockFilter, SockRef};
 
-use super::Transport;
+use super::{Seen, Transport};
 use crate::lab::Host;
 
 /// The end of a capture is noticed within this time.
 const TICK: Duration = Duration::from_millis(50);
 /// Packets that wait to be read.
 const BUFFER: usize = 32 << 20;
-/// Of a datagram with its UDP header.
-const LONGEST_QUESTION: u32 = 160;
+/// Of a datagram with its UDP header: a question, an answer, or either of them in a tunnel.
+const LONGEST_QUESTION: u32 = 256;
+/// Headers of VXLAN and of Ethernet before a packet in a tunnel.
+const TUNNEL_HEADERS: usize = 8 + 14;
+/// The first byte of a VXLAN header: there is a network identifier. RFC 7348 section 5.
+const VXLAN_FLAGS: u8 = 0x08;
 /// `PACKET_OUTGOING` of packet(7).
 const OUTGOING: u8 = 4;
+/// Flags of a TCP segment, in its byte 13.
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
 /// What the names of the router's bridge ports begin with.
 const BRIDGE_PORT: &str = "port";
 
-/// Records the first packets of flows on some hosts: TCP segments with SYN and without ACK, and all UDP datagrams of
-/// [`ask`](super::ask). It ends with [`Capture::finish`], or when it is dropped.
+/// Records the first packets of flows on some hosts, and the first answers: TCP segments with SYN, all UDP datagrams of
+/// [`ask`](super::ask), and the packets of VXLAN around them. It ends with [`Capture::finish`], or when it is dropped.
 #[derive(Debug)]
 pub struct Capture {
     packets: Arc<Mutex<Vec<Packet>>>,
@@ -50,6 +57,20 @@ pub struct Capture {
 pub struct Flows {
     /// Those of one flow in their order.
     packets: Vec<Packet>,
+}
+
+/// Where the packets of one flow were. A packet that was sent again counts once; ports of the router's bridge do not
+/// count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// The first packet, in order. Empty when it has not left the host.
+    pub hops: Vec<Hop>,
+    /// What was around it in a tunnel.
+    pub outer: Vec<Hop>,
+    /// The first answer, in order.
+    pub reply: Vec<Hop>,
+    /// What was around that.
+    pub reply_outer: Vec<Hop>,
 }
 
 /// One packet of a flow at an interface of a host.
@@ -70,9 +91,9 @@ pub struct Hop {
 /// What stays the same in all packets of one flow, however they are translated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Mark {
-    /// The initial sequence number.
+    /// The initial sequence number of who asks.
     Tcp(u32),
-    /// The content.
+    /// The content, of the question and of the answer each.
     Udp(Vec<u8>),
 }
 
@@ -82,7 +103,17 @@ struct Packet {
     /// Time to live, or hop limit.
     left: u8,
     hop: Hop,
+    kind: Kind,
     mark: Mark,
+}
+
+/// Which packet of a flow it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Kind {
+    /// The answer.
+    reply: bool,
+    /// What is around it in a tunnel.
+    outer: bool,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -111,10 +142,11 @@ impl Capture {
     ///
     /// # Errors
     /// When packets went by that could not be recorded.
-    pub fn finish(self) -> Result<Flows> {
+    pub fn finish(mut self) -> Result<Flows> {
         let (shared, lost) = (self.packets.clone(), self.lost.clone());
         // All threads read what is left, and end.
-        drop(self);
+        let ended = self.end();
+        ensure!(ended, "a thread of the capture has panicked");
         let lost = lost.load(Ordering::Relaxed);
         ensure!(lost == 0, "{lost} packets came faster than they could be recorded");
         let mut packets = std::mem::take(&mut *locked(&shared));
@@ -126,39 +158,43 @@ impl Capture {
 }
 
 impl Flows {
-    /// The hops of the flow that a host has begun from this port of its own, in order; a packet that was sent again
-    /// counts once. Ports of the router's bridge do not count. Empty when the packet has not left the host.
-    pub fn hops(&self, transport: Transport, host: &str, port: u16, target: SocketAddr) -> Vec<Hop> {
+    /// The packets of the flow that has left a host with this source and destination. The address 0.0.0.0 or :: stands
+    /// for each of the host. `seen`: what the server said, if one did.
+    pub fn trace(
+        &self,
+        transport: Transport,
+        host: &str,
+        source: SocketAddr,
+        target: SocketAddr,
+        seen: Option<&Seen>,
+    ) -> Trace {
         let begins = |packet: &&Packet| {
-            let Packet { hop, mark, .. } = packet;
-            hop.out
-                && hop.host == host
-                && hop.source.port() == port
-                && hop.target == target
-                && mark.transport() == transport
+            let Packet { hop, mark, kind, .. } = packet;
+            let same = hop.source == source || source.ip().is_unspecified() && hop.source.port() == source.port();
+            let first = *kind == Kind { reply: false, outer: false };
+            same && first && hop.out && hop.host == host && hop.target == target && mark.transport() == transport
         };
-        self.with_mark_of(self.packets.iter().find(begins))
-    }
-
-    /// The hops of the flow that has reached a server with this source. It begins where it left its host, with the
-    /// source that it had there: a node translates what it sends itself before that.
-    pub fn hops_to(&self, transport: Transport, source: SocketAddr, target: SocketAddr) -> Vec<Hop> {
-        let ends = |packet: &&Packet| {
-            let Packet { hop, mark, .. } = packet;
-            hop.source == source && hop.target == target && mark.transport() == transport
+        let Some(mark) = self.packets.iter().find(begins).map(|packet| &packet.mark) else { return Trace::default() };
+        let answer = match mark {
+            Mark::Tcp(_) => Some(mark.clone()),
+            Mark::Udp(_) => seen.map(|seen| Mark::Udp(seen.to_string().into_bytes())),
         };
-        self.with_mark_of(self.packets.iter().rfind(ends))
-    }
-
-    fn with_mark_of(&self, packet: Option<&Packet>) -> Vec<Hop> {
-        let Some(mark) = packet.map(|packet| &packet.mark) else { return Vec::new() };
-        let mut hops: Vec<Hop> = Vec::new();
-        for packet in self.packets.iter().filter(|packet| packet.mark == *mark) {
-            if !hops.contains(&packet.hop) {
-                hops.push(packet.hop.clone());
+        let of = |mark: &Mark, reply, outer| {
+            let mut hops: Vec<Hop> = Vec::new();
+            for packet in self.packets.iter().filter(|packet| packet.kind == Kind { reply, outer }) {
+                if packet.mark == *mark && !hops.contains(&packet.hop) {
+                    hops.push(packet.hop.clone());
+                }
             }
+            hops
+        };
+        let answers = |outer| answer.as_ref().map(|mark| of(mark, true, outer)).unwrap_or_default();
+        Trace {
+            hops: of(mark, false, false),
+            outer: of(mark, false, true),
+            reply: answers(false),
+            reply_outer: answers(true),
         }
-        hops
     }
 }
 
@@ -171,13 +207,19 @@ impl Mark {
     }
 }
 
+impl Capture {
+    /// Whether all threads have come to their end.
+    fn end(&mut self) -> bool {
+        self.stop.store(true, Ordering::Relaxed);
+        let ends: Vec<bool> = self.threads.drain(..).map(|thread| thread.join().is_ok()).collect();
+        ends.into_iter().all(|ended| ended)
+    }
+}
+
 impl Drop for Capture {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            // What panicked there has printed so.
-            let _ = thread.join();
-        }
+        // What panicked there has printed so.
+        self.end();
     }
 }
 
@@ -194,7 +236,7 @@ fn open() -> Result<OwnedFd> {
 }
 
 /// The part of [`parse`] that the kernel does, in classic BPF, so that a busy host does not fill the buffer: it passes
-/// TCP segments with SYN and without ACK, and short datagrams.
+/// TCP segments with SYN, and short datagrams.
 fn first_packets() -> [SockFilter; 17] {
     const V6: u8 = 6;
     const PROTOCOL: u8 = 8;
@@ -222,8 +264,8 @@ fn first_packets() -> [SockFilter; 17] {
         load_byte(6),
         if_equal(PROTOCOL, 6, 9, UDP),
         load_byte_of_payload(13),
-        mask(0x12),
-        if_equal(11, 0x02, PASS, DROP),
+        mask(SYN.into()),
+        if_equal(11, SYN.into(), PASS, DROP),
         if_equal(UDP, 17, 13, DROP),
         load_half_of_payload(4),
         if_greater(14, LONGEST_QUESTION, DROP, PASS),
@@ -250,9 +292,9 @@ fn record(socket: &OwnedFd, host: &str, packets: &Mutex<Vec<Packet>>, stop: &Ato
                 if interface.starts_with(BRIDGE_PORT) {
                     continue;
                 }
-                let First { left, source, target, mark } = first;
+                let First { left, source, target, kind, mark } = first;
                 let hop = Hop { host: host.to_owned(), interface, out, source, target };
-                locked(packets).push(Packet { time, left, hop, mark });
+                locked(packets).push(Packet { time, left, hop, kind, mark });
             }
             Err(Errno::EAGAIN) if last => break,
             Err(Errno::EAGAIN | Errno::EINTR) => {}
@@ -286,15 +328,16 @@ fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> nix::Result<Received> {
     Ok(Received { length: message.bytes, link, time, missed })
 }
 
-/// The first packet of a flow.
+/// The first packet of a flow, or its answer.
 struct First {
     left: u8,
     source: SocketAddr,
     target: SocketAddr,
+    kind: Kind,
     mark: Mark,
 }
 
-/// `None` for packets that are not the first.
+/// `None` for packets that are neither.
 fn parse(packet: &[u8]) -> Option<First> {
     let (source, target, left, protocol, payload): (IpAddr, IpAddr, u8, u8, &[u8]) = match packet.first()? >> 4 {
         4 => {
@@ -309,13 +352,31 @@ fn parse(packet: &[u8]) -> Option<First> {
         _ => return None,
     };
     let port = |at: usize| Some(u16::from_be_bytes(payload.get(at..at + 2)?.try_into().ok()?));
-    let mark = match protocol {
-        6 if payload.get(13)? & 0x12 == 0x02 => Mark::Tcp(u32::from_be_bytes(payload.get(4..8)?.try_into().ok()?)),
+    let number = |at: usize| Some(u32::from_be_bytes(payload.get(at..at + 4)?.try_into().ok()?));
+    let inner = |reply| Kind { reply, outer: false };
+    let (kind, mark) = match protocol {
+        6 => match payload.get(13)? & (SYN | ACK) {
+            SYN => (inner(false), Mark::Tcp(number(4)?)),
+            flags if flags == SYN | ACK => (inner(true), Mark::Tcp(number(8)?.wrapping_sub(1))),
+            _ => return None,
+        },
         17 => {
             let content = payload.get(8..)?;
-            content.windows(6).any(|word| word == b" asks ").then(|| Mark::Udp(content.to_owned()))?
+            let says = |words: &[u8]| content.windows(words.len()).any(|part| part == words);
+            if content.first() == Some(&VXLAN_FLAGS) {
+                let First { kind, mark, .. } =
+                    parse(content.get(TUNNEL_HEADERS..)?).filter(|first| !first.kind.outer)?;
+                (Kind { outer: true, ..kind }, mark)
+            } else if says(b" asks ") {
+                (inner(false), Mark::Udp(content.to_owned()))
+            } else if says(b" saw ") {
+                (inner(true), Mark::Udp(content.to_owned()))
+            } else {
+                return None;
+            }
         }
         _ => return None,
     };
-    Some(First { left, source: SocketAddr::new(source, port(0)?), target: SocketAddr::new(target, port(2)?), mark })
+    let (source, target) = (SocketAddr::new(source, port(0)?), SocketAddr::new(target, port(2)?));
+    Some(First { left, source, target, kind, mark })
 }

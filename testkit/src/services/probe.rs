@@ -1,5 +1,6 @@
 //! Connections of one question, and what became of them.
 
+use std::fmt;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -50,6 +51,13 @@ impl Outcome {
             Self::Seen(seen) => Some(seen),
             _ => None,
         }
+    }
+}
+
+/// As the server says it.
+impl fmt::Display for Seen {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(formatter, "{} saw {} to {}", self.pod, self.source, self.target)
     }
 }
 

@@ -11,3 +11,4 @@ pub mod prediction;
 pub mod scenario;
 pub mod stand;
 pub mod table;
+pub mod translated;

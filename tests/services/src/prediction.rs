@@ -1,17 +1,17 @@
 //! What `headwater explain` says of a question, held against what became of it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use headwater_explain::{
-    Explanation, Flow, Host, Interfaces, Options, Path, Place, Question, Scheme, Source, Target, VerdictKind, World,
-    explain, render,
+    End, Explanation, Flow, Host, Interfaces, Options, Path, Place, Question, Scheme, Source, Target, VerdictKind,
+    World, explain, render,
 };
 use headwater_kube_io::read_str;
 use headwater_model::cluster::Change;
 use headwater_testkit::cluster::Cluster;
-use headwater_testkit::services::{CLUSTER_CIDR, Family, Hop, Outcome, SERVICE_CIDR, Seen, Topology, Transport};
+use headwater_testkit::services::{CLUSTER_CIDR, Family, Hop, Outcome, SERVICE_CIDR, Seen, Topology, Trace, Transport};
 use serde_json::{Value, json};
 
 /// What explanations are made of.
@@ -36,8 +36,8 @@ pub struct Asked<'a> {
     pub transport: Transport,
     /// What the asker knows.
     pub outcome: &'a Outcome,
-    /// Its first packet on each host, in order.
-    pub hops: &'a [Hop],
+    /// Where its packets were.
+    pub trace: &'a Trace,
 }
 
 /// The objects of the API server as they are now, and the topology's addresses of which they do not tell.
@@ -82,11 +82,12 @@ pub async fn world(cluster: &Cluster, topology: &Topology<'_>) -> Result<World> 
 }
 
 /// Compares the explanation with what happened: whether somebody answers, which source is seen, whether an endpoint that
-/// answers is one of those that are named, and the packet on every node that it passes.
+/// answers is one of those that are named, the packet on every node that it passes, its answer as it leaves every node,
+/// and what is around both in the tunnel. Returns the way that it has taken.
 ///
 /// # Errors
 /// When they differ.
-pub fn agree(world: &World, asked: &Asked<'_>) -> Result<()> {
+pub fn agree(world: &World, asked: &Asked<'_>) -> Result<Path> {
     let scheme = match asked.transport {
         Transport::Tcp => Scheme::Tcp,
         Transport::Udp => Scheme::Udp,
@@ -95,12 +96,12 @@ pub fn agree(world: &World, asked: &Asked<'_>) -> Result<()> {
     let target = Target { scheme, host, port, path: String::new() };
     let question = Question { node: asked.receiver.map(Into::into), ..Question::new(asked.from.clone(), target) };
     let explanation = explain(world, &question);
-    compare(world, asked, &explanation).with_context(|| {
-        format!("it is said:\n{}\nand seen: {:?}\n{:#?}", render(&explanation), asked.outcome, asked.hops)
+    compare(world, asked, &explanation).cloned().with_context(|| {
+        format!("it is said:\n{}\nand seen: {:?}\n{:#?}", render(&explanation), asked.outcome, asked.trace)
     })
 }
 
-fn compare(world: &World, asked: &Asked<'_>, explanation: &Explanation) -> Result<()> {
+fn compare<'a>(world: &World, asked: &Asked<'_>, explanation: &'a Explanation) -> Result<&'a Path> {
     let [answer] = &explanation.answers[..] else { bail!("there is not one answer") };
     let reaches = |path: &&Path| match asked.outcome {
         Outcome::Seen(seen) => path.endpoints.contains(&seen.target),
@@ -120,10 +121,14 @@ fn compare(world: &World, asked: &Asked<'_>, explanation: &Explanation) -> Resul
             ensure!(kept == (kind == VerdictKind::Kept), "the client is said to be {kind:?}");
         }
         (Outcome::Refused, VerdictKind::Refused) | (Outcome::Silent, VerdictKind::Dropped) => {}
-        (Outcome::Refused | Outcome::Silent, VerdictKind::NotAService) => return untouched(asked),
+        (Outcome::Refused | Outcome::Silent, VerdictKind::NotAService) => {
+            return untouched(asked).map(|()| path);
+        }
         (_, kind) => bail!("the end is said to be {kind:?}"),
     }
-    stays(asked, path)
+    stays(asked, path)?;
+    reply(asked, path).context("on the way back")?;
+    Ok(path)
 }
 
 /// No Service has to do with it: nobody listens at the node's own addresses, and the router ends what is for others.
@@ -131,9 +136,10 @@ fn untouched(asked: &Asked<'_>) -> Result<()> {
     let own = asked.target.ip().is_loopback();
     let expected = if own { Outcome::Refused } else { Outcome::Silent };
     ensure!(*asked.outcome == expected, "nobody has it");
-    let first = asked.hops.first();
+    let hops = &asked.trace.hops;
+    let first = hops.first();
     let same = |hop: &Hop| first.is_some_and(|first| (first.source, first.target) == (hop.source, hop.target));
-    ensure!(asked.hops.iter().all(same), "it is changed");
+    ensure!(hops.iter().all(same), "it is changed");
     Ok(())
 }
 
@@ -146,15 +152,64 @@ struct Stay<'a> {
     left: Option<&'a Hop>,
 }
 
-fn stays(asked: &Asked<'_>, path: &Path) -> Result<()> {
-    let seen = asked.outcome.seen();
-    let on_nodes =
-        asked.hops.chunk_by(|one, other| one.host == other.host).filter(|hops| hops[0].host.starts_with("node-"));
-    let mut observed = on_nodes.map(|hops| Stay {
+fn on_nodes(hops: &[Hop]) -> impl Iterator<Item = Stay<'_>> {
+    let on_nodes = hops.chunk_by(|one, other| one.host == other.host).filter(|hops| hops[0].host.starts_with("node-"));
+    on_nodes.map(|hops| Stay {
         node: &hops[0].host,
         came: hops.first().filter(|hop| !hop.out),
         left: hops.iter().rfind(|hop| hop.out),
-    });
+    })
+}
+
+/// Whether it leaves by the tunnel if that is said, and in which packet.
+fn around(said: Option<&Flow>, stay: &Stay<'_>, outer: &[Hop]) -> Result<()> {
+    let tunnel = stay.left.is_some_and(|left| left.interface == TUNNEL);
+    ensure!(tunnel == said.is_some(), "it {} by tunnel", if tunnel { "is" } else { "is not" });
+    let Some(said) = said else { return Ok(()) };
+    let sent: Vec<&Hop> = outer.iter().filter(|hop| hop.out && hop.host == stay.node).collect();
+    ensure!(!sent.is_empty(), "what is around it is not seen");
+    for outer in &sent {
+        same(said, outer.source, outer.target, None).context("around it")?;
+    }
+    let arrived = |sent: &Hop| {
+        outer
+            .iter()
+            .any(|hop| !hop.out && hop.host != stay.node && (hop.source, hop.target) == (sent.source, sent.target))
+    };
+    ensure!(sent.into_iter().all(arrived), "what is around it does not arrive");
+    Ok(())
+}
+
+/// The first answer, as it leaves the nodes.
+fn reply(asked: &Asked<'_>, path: &Path) -> Result<()> {
+    let Some(seen) = asked.outcome.seen() else {
+        ensure!(path.reply.is_empty(), "an answer is foretold");
+        return Ok(());
+    };
+    let mut observed = on_nodes(&asked.trace.reply);
+    for (index, leg) in path.reply.iter().enumerate() {
+        let leg_of = || format!("leg {}", index + 1);
+        let Place::Node(node) = &leg.at else { bail!("{} is at {:?}", leg_of(), leg.at) };
+        let stay = observed.next().with_context(|| format!("{} is not seen", leg_of()))?;
+        ensure!(stay.node == &**node, "{} is at {}", leg_of(), stay.node);
+        if index + 1 == path.reply.len() && *asked.from == Source::Node(node.clone()) {
+            // It ends there: who asked has taken it for the answer of whom it asked.
+            ensure!(is(&leg.flow.source, asked.target, None), "{} is said to come from {}", leg_of(), leg.flow.source);
+            continue;
+        }
+        let left = stay.left.with_context(|| format!("{} does not leave", leg_of()))?;
+        same(&leg.flow, left.source, left.target, Some(seen)).with_context(leg_of)?;
+        around(leg.outer.as_ref(), &stay, &asked.trace.reply_outer).with_context(leg_of)?;
+    }
+    match observed.next() {
+        Some(more) => bail!("it comes to {} as well", more.node),
+        None => Ok(()),
+    }
+}
+
+fn stays(asked: &Asked<'_>, path: &Path) -> Result<()> {
+    let seen = asked.outcome.seen();
+    let mut observed = on_nodes(&asked.trace.hops);
     for (index, hop) in path.hops.iter().enumerate() {
         let Place::Node(node) = &hop.at else { bail!("hop {} is at {:?}", index + 1, hop.at) };
         let begins = index == 0 && matches!(asked.from, Source::Node(_));
@@ -171,17 +226,15 @@ fn stays(asked: &Asked<'_>, path: &Path) -> Result<()> {
             if begins { "does not begin" } else { "begins" }
         );
         if let Some(came) = stay.came {
-            same(&hop.before, came.source.ip(), came.target, seen)
-                .with_context(|| format!("hop {} before", index + 1))?;
+            same(&hop.before, came.source, came.target, seen).with_context(|| format!("hop {} before", index + 1))?;
         }
-        let tunnel = stay.left.is_some_and(|left| left.interface == TUNNEL);
-        ensure!(tunnel == hop.outer.is_some(), "hop {} {} by tunnel", index + 1, if tunnel { "is" } else { "is not" });
+        around(hop.outer.as_ref(), &stay, &asked.trace.outer).with_context(|| format!("hop {}", index + 1))?;
         let last = index + 1 == path.hops.len();
         match (&hop.after, stay.left) {
-            (Some(after), Some(left)) => same(after, left.source.ip(), left.target, seen),
+            (Some(after), Some(left)) => same(after, left.source, left.target, seen),
             // A program in the node's own network takes it.
             (Some(after), None) if last => match seen {
-                Some(taken) => same(after, taken.source.ip(), taken.target, seen),
+                Some(taken) => same(after, taken.source, taken.target, seen),
                 None => bail!("nobody takes it"),
             },
             (Some(_), None) => bail!("it does not leave"),
@@ -196,17 +249,22 @@ fn stays(asked: &Asked<'_>, path: &Path) -> Result<()> {
     }
 }
 
-fn same(flow: &Flow, source: IpAddr, target: SocketAddr, seen: Option<&Seen>) -> Result<()> {
-    let destination = match &flow.destination {
-        headwater_explain::End::Socket(socket) => Some(*socket),
-        headwater_explain::End::Endpoint => seen.map(|seen| seen.target),
-        _ => None,
-    };
+fn same(flow: &Flow, source: SocketAddr, target: SocketAddr, seen: Option<&Seen>) -> Result<()> {
     ensure!(
-        flow.source.ip() == Some(source) && destination == Some(target),
+        is(&flow.source, source, seen) && is(&flow.destination, target, seen),
         "{} -> {} is said, and {source} -> {target} seen",
         flow.source,
         flow.destination
     );
     Ok(())
+}
+
+fn is(end: &End, socket: SocketAddr, seen: Option<&Seen>) -> bool {
+    match end {
+        End::Socket(said) => *said == socket,
+        End::Endpoint => seen.is_some_and(|seen| seen.target == socket),
+        // Its port is chosen anew each time.
+        End::Address(said) => *said == socket.ip(),
+        _ => false,
+    }
 }

@@ -8,13 +8,14 @@ use anyhow::{Context, Result, ensure};
 use headwater_explain::Source;
 use headwater_testkit::lab::Host;
 use headwater_testkit::services::{
-    Capture, Entry, Family, Hop, Node, Outcome, PATIENCE, Pod, Topology, Transport, ask_with, next_port,
+    Capture, Entry, Family, Hop, Node, Outcome, PATIENCE, Pod, Topology, Trace, Transport, ask_with, next_port,
 };
 use serde_json::json;
 
 use crate::object::{Endpoint, Frontend, Service};
 use crate::parallel;
 use crate::stand::{Pods, Stand};
+use crate::translated::translated;
 
 /// How a Service, or a cluster, wants the client to be kept: annotation `headwater.dev/source-ip`. kube-proxy knows
 /// only one way, and is asked about the first alone.
@@ -358,15 +359,18 @@ impl Row {
 }
 
 impl Question {
+    fn source(&self, port: u16) -> SocketAddr {
+        let any: IpAddr =
+            if self.target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        SocketAddr::new(self.source.unwrap_or(any), port)
+    }
+
     /// Asks from a port of its own.
     ///
     /// # Errors
     /// When another endpoint answers, or the question cannot be asked.
     pub fn ask(&self, port: u16) -> Result<(Answer, Outcome)> {
-        let any: IpAddr =
-            if self.target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let source = SocketAddr::new(self.source.unwrap_or(any), port);
-        let outcome = ask_with(&self.host, Some(source), self.target, self.transport, PATIENCE)?;
+        let outcome = ask_with(&self.host, Some(self.source(port)), self.target, self.transport, PATIENCE)?;
         let answer = match &outcome {
             Outcome::Refused => Answer::Refused,
             Outcome::Silent => Answer::Dropped,
@@ -402,75 +406,57 @@ pub struct Observation {
     pub answer: Answer,
     /// In detail.
     pub outcome: Outcome,
-    /// Its first packet on each host, in order.
-    pub hops: Vec<Hop>,
-    /// Whether the endpoint is in the network of its node.
-    own: bool,
+    /// Where its packets were.
+    pub trace: Trace,
 }
 
-/// One question of a row.
-type Asked = (Row, Family, Question);
-
 /// Asks everything in one mode, and watches the packets on every host.
-///
-/// A capture that does not have the packets of an answer proves nothing about them: what it misses is asked once more,
-/// alone, and has to be there then.
 ///
 /// # Errors
 /// Those of [`Question::ask`], and when the packet that reached the pod is not what the pod saw.
 pub fn observe_all(stand: &Stand, mode: Mode) -> Result<Vec<Observation>> {
     let (topology, pods) = (&stand.topology, stand.pods());
-    let mut asked: Vec<Asked> = Vec::new();
+    let mut questions = Vec::new();
     for (row, family) in rows().into_iter().flat_map(|row| Family::ALL.map(|family| (row, family))) {
-        let question = |transport| (row, family, row.question(topology, &pods, mode, family, transport));
-        asked.extend(Transport::ALL.map(question));
+        questions.extend(
+            Transport::ALL
+                .map(|transport| (row, family, row.question(topology, &pods, mode, family, transport), next_port())),
+        );
     }
-    let observed = observe(stand, &asked)?;
-    asked
-        .iter()
-        .zip(observed)
-        .map(|(asked, observed)| {
-            if observed.as_ref().is_ok_and(Observation::is_complete) {
-                return observed;
-            }
-            let again = observe(stand, std::slice::from_ref(asked))?.pop().context("one answer")??;
-            let Observation { row, outcome, hops, .. } = &again;
-            ensure!(again.is_complete(), "{row}: the pod saw {outcome:?}, and packets were {hops:#?}");
-            Ok(again)
-        })
-        .collect()
-}
-
-fn observe(stand: &Stand, asked: &[Asked]) -> Result<Vec<Result<Observation>>> {
-    let (topology, pods) = (&stand.topology, stand.pods());
     let outside = [topology.client(), topology.router(), topology.balancer(), pods.web.host()];
     let inside = topology.nodes().iter().map(Node::host).chain(pods.shells.iter().map(Pod::host));
     let capture = Capture::start(outside.into_iter().chain(inside))?;
-    let questions: Vec<(&Asked, u16)> = asked.iter().map(|asked| (asked, next_port())).collect();
-    let answers = parallel::map(&questions, |((_, _, question), port)| question.ask(*port));
-    let flows = capture.finish()?;
-    let observations = questions.into_iter().zip(answers).map(|(((row, family, question), port), answer)| {
-        let (answer, outcome) = answer.with_context(|| format!("{row}, {family:?} {:?}", question.transport))?;
-        let mut hops = flows.hops(question.transport, question.host.name(), port, question.target);
-        if let Outcome::Seen(seen) = &outcome
-            && hops.is_empty()
-        {
-            hops = flows.hops_to(question.transport, seen.source, seen.target);
-        }
-        // What is for the node itself is captured before it is translated.
-        let own = question.endpoint.ip() == pods.host.address(*family);
-        let (row, family, question) = (*row, *family, question.clone());
-        Ok(Observation { row, family, question, port, answer, outcome, hops, own })
+    let answers = parallel::map(&questions, |(_, _, question, port)| -> Result<_> {
+        let answer = question.ask(*port)?;
+        let left = match question.from {
+            Source::Node(_) => translated(&question.host, question.transport, *port, question.target)?,
+            _ => None,
+        };
+        Ok((answer, left.unwrap_or((question.source(*port), question.target))))
     });
-    Ok(observations.collect())
-}
-
-impl Observation {
-    /// Whether the last packet is the one that the pod saw, if one did.
-    fn is_complete(&self) -> bool {
-        let Outcome::Seen(seen) = &self.outcome else { return true };
-        self.hops.last().is_some_and(|hop| hop.source == seen.source && (self.own || hop.target == seen.target))
-    }
+    let flows = capture.finish()?;
+    let observations = questions.into_iter().zip(answers).map(|((row, family, question, port), answer)| {
+        let what = || format!("{row}, {family:?} {:?}", question.transport);
+        let ((answer, outcome), (source, target)) = answer.with_context(what)?;
+        let trace = flows.trace(question.transport, question.host.name(), source, target, outcome.seen());
+        if let Outcome::Seen(seen) = &outcome {
+            // What is for a program of the node itself is captured before the node translates it: the destination of
+            // what comes to a Service's address, and a source port that another connection of the program has. Those
+            // that masquerading gives are such at times.
+            let own = question.endpoint.ip() == pods.host.address(family);
+            let reached = |hop: &Hop| match own {
+                true => hop.source.ip() == seen.source.ip(),
+                false => (hop.source, hop.target) == (seen.source, seen.target),
+            };
+            ensure!(
+                trace.hops.last().is_some_and(reached),
+                "{}: the pod saw {seen:?}, and of {source} to {target} packets were {trace:#?}",
+                what()
+            );
+        }
+        Ok(Observation { row, family, question, port, answer, outcome, trace })
+    });
+    observations.collect()
 }
 
 /// The answers of one row and column: IPv4 TCP, IPv4 UDP, IPv6 TCP, IPv6 UDP.

@@ -25,14 +25,14 @@ fn column(implementation: Implementation, mode: Mode) -> Result<()> {
 fn explained(stand: &Stand, observations: &[Observation]) -> Result<()> {
     let world = block_on(world(cluster()?, &stand.topology))?;
     let mut faults = String::new();
-    for Observation { row, family, question, outcome, hops, .. } in observations {
+    for Observation { row, family, question, outcome, trace, .. } in observations {
         let asked = Asked {
             from: &question.from,
             receiver: question.receiver.as_deref(),
             target: question.target,
             transport: question.transport,
             outcome,
-            hops,
+            trace,
         };
         if let Err(error) = agree(&world, &asked) {
             writeln!(faults, "{row}, {family:?} {:?}: {error:#}", question.transport)?;

@@ -1,6 +1,6 @@
 //! What `headwater explain` says where an endpoint is chosen among several.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,6 +11,7 @@ use headwater_services_tests::parallel;
 use headwater_services_tests::prediction::{Asked, agree, world};
 use headwater_services_tests::scenario::Mode;
 use headwater_services_tests::stand::{block_on, cluster};
+use headwater_services_tests::translated::translated;
 use headwater_testkit::lab::Host;
 use headwater_testkit::services::{Capture, Entry, Family, Node, PATIENCE, Pod, Transport, ask_with, next_port};
 use serde_json::json;
@@ -27,6 +28,8 @@ struct Way {
     receiver: Option<String>,
     target: SocketAddr,
     transport: Transport,
+    /// Whether a client is to come to the same endpoint each time.
+    sticky: bool,
 }
 
 pub(super) fn whichever_way_a_packet_takes_it_is_foretold(stand: &Story) -> Result<()> {
@@ -48,6 +51,8 @@ pub(super) fn whichever_way_a_packet_takes_it_is_foretold(stand: &Story) -> Resu
         (stand.service("hinted"), &hinted),
         (stand.service("drained"), &drained),
         (stand.service("one-is-ready"), &one_is_ready),
+        (stand.service("sticky").with(json!({ "sessionAffinity": "ClientIP" })), &endpoints),
+        (stand.service("sticky-local").local().with(json!({ "sessionAffinity": "ClientIP" })), &endpoints),
     ];
     for guarded in [stand.service("guarded").local(), stand.service("guarded-everywhere")] {
         let mut guarded = guarded.with(json!({ "loadBalancerSourceRanges": ranges }));
@@ -63,7 +68,9 @@ pub(super) fn whichever_way_a_packet_takes_it_is_foretold(stand: &Story) -> Resu
         stand.create(service, endpoints)?;
     }
 
-    let asked: Vec<Way> = services.iter().flat_map(|(service, _)| ways_to(stand, service)).collect();
+    let sticky = |service: &Service| service.name.starts_with("sticky");
+    let asked = services.iter().flat_map(|(service, _)| ways_to(stand, service, sticky(service)));
+    let asked: Vec<Way> = asked.collect();
     let topology = &stand.topology;
     let outside = [topology.client(), topology.router(), topology.balancer()];
     let inside = topology.nodes().iter().map(Node::host);
@@ -71,31 +78,46 @@ pub(super) fn whichever_way_a_packet_takes_it_is_foretold(stand: &Story) -> Resu
     let capture = Capture::start(outside.into_iter().chain(inside).chain(pods.iter().chain(&shells).map(Pod::host)))?;
     let questions: Vec<(&Way, u16)> =
         asked.iter().flat_map(|way| std::iter::repeat_with(move || (way, next_port())).take(OFTEN)).collect();
-    let outcomes = parallel::map(&questions, |(way, port)| {
+    let outcomes = parallel::map(&questions, |(way, port)| -> Result<_> {
         let any = SocketAddr::new(if way.target.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, *port);
         let source = way.source.map_or(any, |source| SocketAddr::new(source, *port));
-        ask_with(&way.host, Some(source), way.target, way.transport, PATIENCE)
+        let outcome = ask_with(&way.host, Some(source), way.target, way.transport, PATIENCE)?;
+        let left = match way.from {
+            Source::Node(_) => translated(&way.host, way.transport, *port, way.target)?,
+            _ => None,
+        };
+        Ok((outcome, left.unwrap_or((source, way.target))))
     });
     let flows = capture.finish()?;
     let world = block_on(world(cluster()?, topology))?;
     let (mut faults, mut answered, mut silent) = (String::new(), BTreeSet::new(), 0);
-    for ((way, port), outcome) in questions.into_iter().zip(outcomes) {
-        let outcome = outcome?;
-        let mut hops = flows.hops(way.transport, way.host.name(), port, way.target);
+    let mut once: HashMap<(Source, SocketAddr, Transport), SocketAddr> = HashMap::new();
+    for ((way, _), outcome) in questions.into_iter().zip(outcomes) {
+        let (outcome, (source, left_to)) = outcome?;
+        let trace = flows.trace(way.transport, way.host.name(), source, left_to, outcome.seen());
         match outcome.seen() {
-            Some(seen) => {
-                answered.insert(seen.pod.clone());
-                if hops.is_empty() {
-                    hops = flows.hops_to(way.transport, seen.source, seen.target);
-                }
-            }
+            Some(seen) => drop(answered.insert(seen.pod.clone())),
             None => silent += 1,
         }
-        let Way { from, receiver, target, transport, .. } = way;
+        let Way { from, receiver, target, transport, sticky, .. } = way;
         let (target, transport, receiver) = (*target, *transport, receiver.as_deref());
-        let asked = Asked { from, receiver, target, transport, outcome: &outcome, hops: &hops };
-        if let Err(error) = agree(&world, &asked) {
-            writeln!(faults, "{transport:?} from {from} to {target}: {error:#}")?;
+        let asked = Asked { from, receiver, target, transport, outcome: &outcome, trace: &trace };
+        let what = || format!("{transport:?} from {from} to {target}");
+        match agree(&world, &asked) {
+            Err(error) => writeln!(faults, "{}: {error:#}", what())?,
+            Ok(path) => {
+                let remembered = path.notes.iter().any(|note| note.starts_with("sessionAffinity ClientIP: "));
+                if remembered != (*sticky && outcome.seen().is_some()) {
+                    writeln!(faults, "{}: of affinity it is said: {:?}", what(), path.notes)?;
+                }
+            }
+        }
+        // Which of the endpoints it is no object says; but it is one.
+        if let Some(seen) = outcome.seen().filter(|_| *sticky) {
+            let first = *once.entry((from.clone(), target, transport)).or_insert(seen.target);
+            if first != seen.target {
+                writeln!(faults, "{}: first {first} answers, then {}", what(), seen.target)?;
+            }
         }
     }
     ensure!(faults.is_empty(), "explanations and packets differ:\n{faults}");
@@ -105,7 +127,7 @@ pub(super) fn whichever_way_a_packet_takes_it_is_foretold(stand: &Story) -> Resu
 }
 
 /// A client, the pods and the nodes, at addresses of a Service.
-fn ways_to(stand: &Story, service: &Service) -> Vec<Way> {
+fn ways_to(stand: &Story, service: &Service, sticky: bool) -> Vec<Way> {
     let topology = &stand.topology;
     let mut asked = Vec::new();
     for (node, (family, transport)) in topology.nodes().iter().flat_map(|node| ways().map(move |way| (node, way))) {
@@ -118,6 +140,7 @@ fn ways_to(stand: &Story, service: &Service) -> Vec<Way> {
             receiver,
             target,
             transport,
+            sticky,
         };
         let client = Entry::Router(number).client(family);
         asked.push(outside(client, Some(node.name().to_owned()), at(Frontend::LoadBalancer, number)));
@@ -132,7 +155,7 @@ fn ways_to(stand: &Story, service: &Service) -> Vec<Way> {
                 [at(Frontend::ClusterIp, number), at(Frontend::ExternalIp, number), at(Frontend::NodePort, next)]
             {
                 let (host, from) = (host.clone(), from.clone());
-                asked.push(Way { host, source: None, from, receiver: None, target, transport });
+                asked.push(Way { host, source: None, from, receiver: None, target, transport, sticky });
             }
         }
     }

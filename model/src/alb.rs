@@ -32,6 +32,28 @@ pub use names::Domain;
 pub use rule::Rule;
 pub use timeout_policy::TimeoutPolicy;
 
+use crate::origin::{Kind, NamespacedName, ObjectKey, Origin};
+
+macro_rules! keyed {
+    ($($name:ident)*) => {$(
+        impl $name {
+            pub fn key(&self) -> ObjectKey {
+                ObjectKey { kind: Kind::$name, id: self.id() }
+            }
+
+            pub fn id(&self) -> NamespacedName {
+                NamespacedName { namespace: self.metadata.namespace.clone(), name: self.metadata.name.clone() }
+            }
+
+            pub fn origin(&self) -> Origin {
+                Origin { key: self.key(), generation: self.metadata.generation }
+            }
+        }
+    )*};
+}
+
+keyed! { Alb2 Frontend Rule TimeoutPolicy }
+
 /// API group of ALB2, Frontend and Rule.
 pub const GROUP: &str = "crd.alauda.io";
 

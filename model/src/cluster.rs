@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::alb::{Alb2, Frontend, Rule, TimeoutPolicy};
 use crate::object::{
     ConfigMap, EndpointSlice, GatewaySettings, Ingress, IngressClass, Namespace, Node, Secret, Service,
 };
@@ -21,6 +22,10 @@ pub enum Object {
     Ingress(Arc<Ingress>),
     GatewaySettings(Arc<GatewaySettings>),
     Node(Arc<Node>),
+    Alb2(Arc<Alb2>),
+    Frontend(Arc<Frontend>),
+    Rule(Arc<Rule>),
+    TimeoutPolicy(Arc<TimeoutPolicy>),
 }
 
 impl Object {
@@ -35,6 +40,10 @@ impl Object {
             Self::Ingress(o) => o.key(),
             Self::GatewaySettings(o) => o.key(),
             Self::Node(o) => o.key(),
+            Self::Alb2(o) => o.key(),
+            Self::Frontend(o) => o.key(),
+            Self::Rule(o) => o.key(),
+            Self::TimeoutPolicy(o) => o.key(),
         }
     }
 }
@@ -70,6 +79,10 @@ pub struct Cluster {
     pub ingresses: Keyed<Ingress>,
     pub gateway_settings: Keyed<GatewaySettings>,
     pub nodes: Keyed<Node>,
+    pub albs: Keyed<Alb2>,
+    pub frontends: Keyed<Frontend>,
+    pub rules: Keyed<Rule>,
+    pub timeout_policies: Keyed<TimeoutPolicy>,
 }
 
 impl Cluster {
@@ -86,6 +99,10 @@ impl Cluster {
             Kind::Ingress => self.ingresses.get(id).cloned().map(Object::Ingress),
             Kind::GatewaySettings => self.gateway_settings.get(id).cloned().map(Object::GatewaySettings),
             Kind::Node => self.nodes.get(id).cloned().map(Object::Node),
+            Kind::Alb2 => self.albs.get(id).cloned().map(Object::Alb2),
+            Kind::Frontend => self.frontends.get(id).cloned().map(Object::Frontend),
+            Kind::Rule => self.rules.get(id).cloned().map(Object::Rule),
+            Kind::TimeoutPolicy => self.timeout_policies.get(id).cloned().map(Object::TimeoutPolicy),
         }
     }
 
@@ -103,6 +120,10 @@ impl Cluster {
                     Object::Ingress(o) => drop(self.ingresses.insert(id, o)),
                     Object::GatewaySettings(o) => drop(self.gateway_settings.insert(id, o)),
                     Object::Node(o) => drop(self.nodes.insert(id, o)),
+                    Object::Alb2(o) => drop(self.albs.insert(id, o)),
+                    Object::Frontend(o) => drop(self.frontends.insert(id, o)),
+                    Object::Rule(o) => drop(self.rules.insert(id, o)),
+                    Object::TimeoutPolicy(o) => drop(self.timeout_policies.insert(id, o)),
                 }
             }
             Change::Removed(ObjectKey { kind, id }) => match kind {
@@ -115,6 +136,10 @@ impl Cluster {
                 Kind::Ingress => drop(self.ingresses.remove(id)),
                 Kind::GatewaySettings => drop(self.gateway_settings.remove(id)),
                 Kind::Node => drop(self.nodes.remove(id)),
+                Kind::Alb2 => drop(self.albs.remove(id)),
+                Kind::Frontend => drop(self.frontends.remove(id)),
+                Kind::Rule => drop(self.rules.remove(id)),
+                Kind::TimeoutPolicy => drop(self.timeout_policies.remove(id)),
             },
         }
     }

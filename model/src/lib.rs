@@ -6,6 +6,8 @@
 #[cfg(test)]
 #[macro_use]
 mod text_schema;
+#[cfg(test)]
+mod structural;
 
 pub mod alb;
 pub mod client;

@@ -18,11 +18,16 @@ pub enum Kind {
     Ingress,
     GatewaySettings,
     Node,
+    /// Of Alauda's ALB, as are the three below.
+    Alb2,
+    Frontend,
+    Rule,
+    TimeoutPolicy,
 }
 
 impl Kind {
     /// Every kind, in the order in which references point: later kinds refer to earlier ones.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Namespace,
         Self::Node,
         Self::Secret,
@@ -32,6 +37,10 @@ impl Kind {
         Self::GatewaySettings,
         Self::IngressClass,
         Self::Ingress,
+        Self::Alb2,
+        Self::Frontend,
+        Self::Rule,
+        Self::TimeoutPolicy,
     ];
 
     /// The `kind` as written in a manifest.
@@ -46,6 +55,10 @@ impl Kind {
             Self::Ingress => "Ingress",
             Self::GatewaySettings => "GatewaySettings",
             Self::Node => "Node",
+            Self::Alb2 => "ALB2",
+            Self::Frontend => "Frontend",
+            Self::Rule => "Rule",
+            Self::TimeoutPolicy => "TimeoutPolicy",
         }
     }
 
@@ -56,6 +69,17 @@ impl Kind {
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::Ingress | Self::IngressClass => "networking.k8s.io/v1",
             Self::GatewaySettings => "headwater.dev/v1alpha1",
+            Self::Alb2 => "crd.alauda.io/v2beta1",
+            Self::Frontend | Self::Rule => "crd.alauda.io/v1",
+            Self::TimeoutPolicy => "gateway.crd.alauda.io/v1alpha1",
+        }
+    }
+
+    /// Other versions of its API that manifests may be written in.
+    pub fn other_api_versions(self) -> &'static [&'static str] {
+        match self {
+            Self::Alb2 => &["crd.alauda.io/v2", "crd.alauda.io/v1"],
+            _ => &[],
         }
     }
 

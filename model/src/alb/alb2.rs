@@ -44,16 +44,7 @@ impl Alb2 {
         if value.get("apiVersion").and_then(Value::as_str) != Some("crd.alauda.io/v1") {
             return parse(value);
         }
-        #[derive(Deserialize)]
-        struct V1 {
-            metadata: Metadata,
-            #[serde(default)]
-            spec: Alb2V1Spec,
-            #[serde(default)]
-            status: Alb2Status,
-        }
-        let V1 { metadata, spec, status } = parse(value)?;
-        Ok(Self { metadata, spec: spec.into(), status, ..Self::default() })
+        parse::<Alb2V1>(value).map(Self::from)
     }
 
     /// Whether the operator answers for it: it has a `config`, or a backup of one, and no annotation forbids it.
@@ -98,6 +89,27 @@ impl fmt::Display for Address {
             Self::Ip(ip) => ip.fmt(f),
             Self::Hostname(name) => name.fmt(f),
         }
+    }
+}
+
+/// An ALB2 of the deprecated `v1` as written: no operator answers for one.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Alb2V1 {
+    #[serde(default)]
+    pub api_version: Ignored,
+    #[serde(default)]
+    pub kind: Ignored,
+    pub metadata: Metadata,
+    #[serde(default)]
+    pub spec: Alb2V1Spec,
+    #[serde(default)]
+    pub status: Alb2Status,
+}
+
+impl From<Alb2V1> for Alb2 {
+    fn from(Alb2V1 { metadata, spec, status, .. }: Alb2V1) -> Self {
+        Self { metadata, spec: spec.into(), status, ..Self::default() }
     }
 }
 

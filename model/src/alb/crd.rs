@@ -3,10 +3,11 @@
 //! Objects of the ALB exist before Headwater comes to a cluster, so that these must take whatever the ALB's own take:
 //! the same names and versions, `v2beta1` stored, no conversion, no tighter bound, and no field that is dropped. What
 //! the ALB's would take and our types do not read is left to findings.
+//!
+//! `UPDATE=1 cargo test -p headwater-model custom_resource` writes them to deploy/crds/alb.
 
-use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, json_schema};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::alb2::{Alb2Spec, Alb2Status, Alb2V1Spec, GatewayMode, NetworkMode, ProxyType, SslStrategy};
 use super::config::{BackendProtocol, Fraction, SamplerName};
@@ -15,6 +16,7 @@ use super::rule::RuleSpec;
 use super::text::{BoolText, ConfigMapKey, JsonText, NginxTime, Quantity};
 use super::timeout_policy::TimeoutPolicySpec;
 use super::{GATEWAY_GROUP, GROUP};
+use crate::structural::{Details, Style, assert_is_written};
 
 mod upstream;
 
@@ -34,65 +36,9 @@ text_schema! {
     SslStrategy: json_schema!({"type": "string"});
 }
 
-/// What the types do not say, by field; null takes away what they do.
-type Details = Vec<(&'static str, Value)>;
-
-/// A schema of serde's types -> one that is structural in the sense of apiextensions.k8s.io/v1.
-///
 /// Ranges of numbers are left out: the ALB's definitions have none but those in the details.
-fn structural(schema: &Value, path: &str, details: &mut Details) -> Value {
-    let mut from = schema.as_object().unwrap_or_else(|| panic!("{path}: {schema} is not an object")).clone();
-    if let Some(Value::Array(choices)) = from.remove("anyOf") {
-        let [some, none] = choices.as_slice() else { panic!("{path}: anyOf is more than Option") };
-        assert_eq!(none["type"], "null", "{path}");
-        // What stands at the field describes it better than what stands at its type.
-        for (key, value) in some.as_object().expect("schemas are objects") {
-            from.entry(key.clone()).or_insert_with(|| value.clone());
-        }
-    }
-    let mut into = Map::new();
-    for (key, value) in from {
-        let value = match (key.as_str(), value) {
-            ("$schema" | "title" | "default" | "format" | "minimum" | "maximum", _) => continue,
-            ("type", Value::Array(types)) => types.into_iter().find(|kind| kind != "null").expect("one is not null"),
-            ("enum", Value::Array(words)) => words.into_iter().filter(|word| !word.is_null()).collect(),
-            ("description", Value::String(text)) => text.replace('\n', " ").into(),
-            ("properties", Value::Object(fields)) => fields
-                .into_iter()
-                .map(|(name, field)| {
-                    let field = structural(&field, &format!("{path}.{name}"), details);
-                    (name, field)
-                })
-                .collect(),
-            ("items", items) => structural(&items, &format!("{path}[]"), details),
-            ("additionalProperties", values) => structural(&values, &format!("{path}{{}}"), details),
-            ("type" | "required" | "x-kubernetes-int-or-string" | "x-kubernetes-preserve-unknown-fields", value) => {
-                value
-            }
-            (other, value) => panic!("{path}: {other}: {value} has no place in a structural schema"),
-        };
-        into.insert(key, value);
-    }
-    while let Some(at) = details.iter().position(|(field, _)| *field == path) {
-        let (_, Value::Object(more)) = details.swap_remove(at) else { panic!("{path}: details are objects") };
-        for (key, value) in more {
-            if value.is_null() {
-                assert!(into.remove(&key).is_some(), "{path}: there is no {key} to take away");
-            } else {
-                into.insert(key, value);
-            }
-        }
-    }
-    Value::Object(into)
-}
-
-/// Schema of a type whose field is called `name`.
-fn schema_of<T: JsonSchema>(name: &str, mut details: Details) -> Value {
-    let mut generator =
-        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true).into_generator();
-    let schema = structural(&generator.root_schema_for::<T>().to_value(), name, &mut details);
-    assert!(details.is_empty(), "details of fields that do not exist: {details:#?}");
-    schema
+fn schema_of<T: JsonSchema>(name: &str, details: Details) -> Value {
+    crate::structural::schema_of::<T>(name, Style::Loose, details)
 }
 
 fn root(description: &str, spec: Value, status: Option<Value>) -> Value {
@@ -296,4 +242,13 @@ fn timeout_policy() -> Value {
 /// Every definition, in the order in which objects refer to each other.
 fn definitions() -> [Value; 4] {
     [alb2(), frontend(), rule(), timeout_policy()]
+}
+
+#[test]
+fn the_custom_resource_definitions_are_those_of_the_types() {
+    for definition in definitions() {
+        let (group, plural) = (&definition["spec"]["group"], &definition["spec"]["names"]["plural"]);
+        let file = format!("alb/{}_{}.yaml", group.as_str().unwrap(), plural.as_str().unwrap());
+        assert_is_written(&definition, &file, "model/src/alb");
+    }
 }

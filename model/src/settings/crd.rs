@@ -4,17 +4,12 @@
 //! error, too (but for `null` in place of a word, which API servers do not take); what it takes beyond that is left to
 //! the admission webhook and to findings.
 
-use std::fmt::Write as _;
-use std::path::Path;
-
-use schemars::generate::SchemaSettings;
 use schemars::json_schema;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{CidrText, GatewaySettingsSpec, parse_cidr};
 use crate::quantity::{DurationText, SizeText, parse_duration, parse_size};
-
-const FILE: &str = "../deploy/crds/headwater.dev_gatewaysettings.yaml";
+use crate::structural::{Details, Style, assert_is_written, make_nullable, schema_of};
 
 /// No tighter than the parsers: the API server must take what `headwater check` takes.
 const ADDRESS: &str = r"^(([0-9]{1,3}\.){3}[0-9]{1,3}|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*)$";
@@ -32,7 +27,7 @@ text_schema! {
 }
 
 /// What the types do not say, by field: the bounds that the translator holds, too.
-fn details() -> Vec<(&'static str, Value)> {
+fn details() -> Details {
     vec![
         (
             "spec.listeners",
@@ -87,103 +82,6 @@ fn rule(rule: &str, message: &str) -> Value {
     json!({"x-kubernetes-validations": [{"rule": rule, "message": message}]})
 }
 
-/// A schema of serde's types -> one that is structural in the sense of apiextensions.k8s.io/v1.
-fn structural(schema: &Value, path: &str, details: &mut Vec<(&'static str, Value)>) -> Map<String, Value> {
-    let mut nullable = false;
-    let mut from = schema.as_object().unwrap_or_else(|| panic!("{path}: {schema} is not an object")).clone();
-    if let Some(Value::Array(choices)) = from.remove("anyOf") {
-        let null = |choice: &&Value| choice["type"] == "null";
-        assert!(choices.len() == 2 && choices.iter().any(|choice| null(&choice)), "{path}: anyOf is more than Option");
-        nullable = true;
-        let other = choices.iter().find(|choice| !null(choice)).and_then(Value::as_object).expect("one is not null");
-        // What stands at the field describes it better than what stands at its type.
-        other.iter().for_each(|(key, value)| {
-            from.entry(key.clone()).or_insert_with(|| value.clone());
-        });
-    }
-    let mut into = Map::new();
-    for (key, value) in from {
-        match (key.as_str(), value) {
-            ("$schema" | "title" | "default" | "required" | "format" | "properties" | "items", _) => {}
-            ("type", Value::Array(types)) => {
-                nullable |= types.contains(&json!("null"));
-                into.insert(key, types.into_iter().find(|kind| kind != "null").expect("one is not null"));
-            }
-            ("enum", Value::Array(mut words)) => {
-                words.retain(|word| !word.is_null());
-                into.insert(key, Value::Array(words));
-            }
-            ("description", Value::String(text)) => {
-                into.insert(key, text.replace('\n', " ").into());
-            }
-            (
-                "type" | "pattern" | "minimum" | "maximum" | "minLength" | "maxLength" | "x-kubernetes-int-or-string",
-                value,
-            ) => {
-                into.insert(key, value);
-            }
-            (other, value) => panic!("{path}: {other}: {value} has no place in a structural schema"),
-        }
-    }
-    match schema_format(schema) {
-        Some("uint16") => bound(&mut into, "int32", u64::from(u16::MAX)),
-        Some("uint32") => bound(&mut into, "int64", u64::from(u32::MAX)),
-        Some("ip") | None => {}
-        Some(other) => panic!("{path}: format {other} is not known"),
-    }
-    if let Some(Value::Object(properties)) = schema.get("properties").or_else(|| inner(schema)?.get("properties")) {
-        let fields = properties
-            .iter()
-            .map(|(name, field)| (name.clone(), Value::Object(structural(field, &format!("{path}.{name}"), details))));
-        let fields: Map<String, Value> = fields.collect();
-        into.insert("properties".to_owned(), Value::Object(fields));
-        let required = schema.get("required").or_else(|| inner(schema)?.get("required")).and_then(Value::as_array);
-        // A field that is null is a field that is absent, for our reader as for Go's.
-        for (name, field) in into["properties"].as_object_mut().expect("just made") {
-            if !required.is_some_and(|required| required.contains(&json!(name))) {
-                make_nullable(field.as_object_mut().expect("schemas are objects"));
-            }
-        }
-        if let Some(required) = required {
-            into.insert("required".to_owned(), required.clone().into());
-        }
-    }
-    if let Some(items) = schema.get("items").or_else(|| inner(schema)?.get("items")) {
-        into.insert("items".to_owned(), Value::Object(structural(items, &format!("{path}[]"), details)));
-        into.entry("x-kubernetes-list-type").or_insert("atomic".into());
-    }
-    while let Some(at) = details.iter().position(|(field, _)| *field == path) {
-        let (_, Value::Object(more)) = details.swap_remove(at) else { panic!("{path}: details are objects") };
-        into.extend(more);
-    }
-    if nullable {
-        make_nullable(&mut into);
-    }
-    into
-}
-
-/// An API server refuses null for an enumeration, whatever the schema says.
-fn make_nullable(field: &mut Map<String, Value>) {
-    if !field.contains_key("enum") {
-        field.insert("nullable".to_owned(), true.into());
-    }
-}
-
-/// The type within `Option`.
-fn inner(schema: &Value) -> Option<&Value> {
-    schema.get("anyOf")?.as_array()?.iter().find(|choice| choice["type"] != "null")
-}
-
-fn schema_format(schema: &Value) -> Option<&str> {
-    schema.get("format").or_else(|| inner(schema)?.get("format"))?.as_str()
-}
-
-fn bound(into: &mut Map<String, Value>, format: &str, most: u64) {
-    into.insert("format".to_owned(), format.into());
-    into.entry("minimum").or_insert(0.into());
-    into.entry("maximum").or_insert(most.into());
-}
-
 fn conditions() -> Value {
     let text = |most: u32, description: &str| json!({"type": "string", "maxLength": most, "description": description});
     json!({
@@ -213,12 +111,7 @@ fn conditions() -> Value {
 }
 
 fn definition() -> Value {
-    let mut generator =
-        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true).into_generator();
-    let schema = generator.root_schema_for::<GatewaySettingsSpec>().to_value();
-    let mut details = details();
-    let mut spec = structural(&schema, "spec", &mut details);
-    assert!(details.is_empty(), "details of fields that do not exist: {details:#?}");
+    let mut spec = schema_of::<GatewaySettingsSpec>("spec", Style::Bounded, details());
     make_nullable(&mut spec);
     let column = |name: &str, kind: &str, path: &str, description: &str| json!({"name": name, "type": kind, "jsonPath": path, "description": description});
     json!({
@@ -267,75 +160,9 @@ fn definition() -> Value {
     })
 }
 
-/// Block style YAML with keys in alphabetical order.
-fn yaml(value: &Value, indent: usize, out: &mut String) {
-    let scalar = |value: &Value| match value {
-        Value::String(text) if is_plain(text) => text.clone(),
-        // JSON's strings are YAML's double-quoted ones.
-        other => other.to_string(),
-    };
-    match value {
-        Value::Object(map) if !map.is_empty() => {
-            let mut keys: Vec<&String> = map.keys().collect();
-            keys.sort();
-            for (index, key) in keys.into_iter().enumerate() {
-                if index > 0 {
-                    let _ = write!(out, "{:indent$}", "");
-                }
-                let _ = write!(out, "{key}:");
-                nested(&map[key], indent, out);
-            }
-        }
-        Value::Array(list) if !list.is_empty() => {
-            for (index, item) in list.iter().enumerate() {
-                if index > 0 {
-                    let _ = write!(out, "{:indent$}", "");
-                }
-                out.push_str("- ");
-                yaml(item, indent + 2, out);
-            }
-        }
-        other => {
-            out.push_str(&scalar(other));
-            out.push('\n');
-        }
-    }
-}
-
-/// What follows a key's colon.
-fn nested(value: &Value, indent: usize, out: &mut String) {
-    let deeper = match value {
-        Value::Object(map) if !map.is_empty() => indent + 2,
-        Value::Array(list) if !list.is_empty() => indent,
-        _ => {
-            out.push(' ');
-            return yaml(value, 0, out);
-        }
-    };
-    let _ = write!(out, "\n{:deeper$}", "");
-    yaml(value, deeper, out);
-}
-
-/// Whether YAML reads a text without quotes as this text.
-fn is_plain(text: &str) -> bool {
-    let word = |byte: u8| byte.is_ascii_alphanumeric() || b" ./-_(),;=".contains(&byte);
-    text.starts_with(|char: char| char.is_ascii_alphabetic())
-        && !text.ends_with(' ')
-        && text.bytes().all(word)
-        && !["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&text.to_ascii_lowercase().as_str())
-}
-
 #[test]
 fn the_custom_resource_definition_is_that_of_the_types() {
-    let mut expected =
-        "# Made from model/src/settings.rs by `UPDATE=1 cargo test -p headwater-model custom_resource`.\n".to_owned();
-    yaml(&definition(), 0, &mut expected);
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE);
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&file, &expected).unwrap();
-    }
-    let found = std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(found == expected, "deploy/crds is behind; run: UPDATE=1 cargo test -p headwater-model custom_resource");
+    assert_is_written(&definition(), "headwater.dev_gatewaysettings.yaml", "model/src/settings.rs");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use headwater_model::alb::{Alb2, Frontend, Rule, TimeoutPolicy};
 use headwater_model::cluster::Object;
 use headwater_model::finding::{Finding, Location};
 use headwater_model::object::{ConfigMap, GatewaySettings, Given, Ingress, IngressClass, Namespace, Secret};
@@ -98,6 +99,10 @@ impl Parser {
             Kind::Ingress => self.object::<Ingress>(&key, json, |_, _| {}),
             Kind::GatewaySettings => self.object::<GatewaySettings>(&key, json, |_, _| {}),
             Kind::Node => self.object(&key, json, |node, _| slim::node(node)),
+            Kind::Alb2 => self.object::<Alb2>(&key, json, |_, _| {}),
+            Kind::Frontend => self.object::<Frontend>(&key, json, |_, _| {}),
+            Kind::Rule => self.object::<Rule>(&key, json, |_, _| {}),
+            Kind::TimeoutPolicy => self.object::<TimeoutPolicy>(&key, json, |_, _| {}),
             other => Err(Box::new(Finding::error(INVALID_OBJECT, key.clone(), format!("kind {other} is not read")))),
         };
         Ok(Item { key, object, observed, version })

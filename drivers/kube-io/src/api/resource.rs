@@ -87,6 +87,10 @@ pub(crate) fn plural(kind: Kind) -> &'static str {
         Kind::Ingress => "ingresses",
         Kind::GatewaySettings => "gatewaysettings",
         Kind::Node => "nodes",
+        Kind::Alb2 => "alaudaloadbalancer2",
+        Kind::Frontend => "frontends",
+        Kind::Rule => "rules",
+        Kind::TimeoutPolicy => "timeoutpolicies",
         other => unreachable!("no resource is known for kind {other}"),
     }
 }
@@ -122,6 +126,8 @@ mod tests {
             (Scope::whole(Kind::Service, ""), "/api/v1/services?"),
             (Scope::whole(Kind::Ingress, "shop"), "/apis/networking.k8s.io/v1/namespaces/shop/ingresses?"),
             (Scope::whole(Kind::GatewaySettings, ""), "/apis/headwater.dev/v1alpha1/gatewaysettings?"),
+            (Scope::whole(Kind::Alb2, ""), "/apis/crd.alauda.io/v2beta1/alaudaloadbalancer2?"),
+            (Scope::whole(Kind::Rule, "shop"), "/apis/crd.alauda.io/v1/namespaces/shop/rules?"),
             (secret, "/api/v1/namespaces/shop/secrets?fieldSelector=metadata.name%3Dweb-tls&"),
             (labels, "/api/v1/namespaces?labelSelector=team%20in%20%28a%2Cb%29&"),
         ] {

@@ -29,7 +29,8 @@ const ANNOTATIONS: [&str; 5] = [
     "headwater.dev/",
     "kubernetes.io/ingress.class",
     "ingressclass.kubernetes.io/",
-    "alb.ingress.",
+    // Alauda's: of an Ingress, a Rule, an ALB2.
+    "alb.",
 ];
 
 /// Labels that somebody reads.
@@ -76,8 +77,16 @@ pub(crate) fn metadata(metadata: &mut Metadata, reader: Reader, names: &mut Name
     metadata
         .annotations
         .retain(|name, _| ANNOTATIONS.iter().any(|prefix| name.starts_with(prefix)) || is_of_path(name));
-    metadata.labels.retain(|name, _| reader == Reader::Everything || LABELS.contains(&&**name));
+    metadata.labels.retain(|name, _| reader == Reader::Everything || LABELS.contains(&&**name) || is_of_alb(name));
     names.share(&mut metadata.namespace);
+}
+
+/// `alb2.cpaas.io/name`, `project.cpaas.io/shop`, `cpaas.io/project`, `cpaas.io/role`: whose a Frontend, Rule or
+/// namespace is, whatever the domain.
+fn is_of_alb(label: &str) -> bool {
+    label.starts_with("alb2.")
+        || label.starts_with("project.")
+        || label.split_once('/').is_some_and(|(_, name)| matches!(name, "project" | "role"))
 }
 
 /// `index.0-1.alb.ingress.cpaas.io/...`: of one path of an Ingress.
@@ -131,6 +140,7 @@ mod tests {
     fn only_annotations_and_labels_that_somebody_reads_are_kept() {
         let kept = [
             "alb.ingress.cpaas.io/redirect-host",
+            "alb.rule.cpaas.io/rewrite-request",
             "headwater.dev/anything",
             "index.0-1.alb.ingress.cpaas.io/redirect-host",
             DEFAULT_CLASS_ANNOTATION,
@@ -153,6 +163,16 @@ mod tests {
         metadata(&mut slimmed, Reader::Gateway, &mut Names::default());
         assert_eq!(slimmed.annotations.keys().collect::<Vec<_>>(), kept);
         assert_eq!(slimmed.labels.keys().collect::<Vec<_>>(), [SERVICE_NAME_LABEL]);
+        for (label, is_kept) in [
+            ("alb2.example.org/frontend", true),
+            ("project.cpaas.io/shop", true),
+            ("cpaas.io/project", true),
+            ("cpaas.io/role", true),
+            ("project", false),
+            ("cpaas.io/projects", false),
+        ] {
+            assert_eq!(is_of_alb(label), is_kept, "{label}");
+        }
         metadata(&mut everything, Reader::Everything, &mut Names::default());
         assert_eq!(everything.annotations, slimmed.annotations);
         assert_eq!(everything.labels.len(), 1 + kept.len() + dropped.len());

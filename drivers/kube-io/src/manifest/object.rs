@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use headwater_model::alb::alb2::Alb2V1;
+use headwater_model::alb::{Alb2, Frontend, Rule as AlbRule, TimeoutPolicy};
 use headwater_model::cluster::Object;
 use headwater_model::finding::{Finding, Location, Severity};
 use headwater_model::object::{
@@ -98,7 +100,7 @@ impl Reader<'_> {
             }
             return self.unread(node, kind, api_version);
         };
-        if api_version != known.api_version() {
+        if api_version != known.api_version() && !known.other_api_versions().contains(&api_version) {
             if !is_meant(known, api_version) {
                 return self.unread(node, kind, api_version);
             }
@@ -121,6 +123,11 @@ impl Reader<'_> {
             Kind::Ingress => self.decode::<Ingress>(node, known),
             Kind::GatewaySettings => self.decode::<GatewaySettings>(node, known),
             Kind::Node => self.decode::<Node>(node, known),
+            Kind::Alb2 if api_version.ends_with("/v1") => self.decode::<Alb2V1>(node, known),
+            Kind::Alb2 => self.decode::<Alb2>(node, known),
+            Kind::Frontend => self.decode::<Frontend>(node, known),
+            Kind::Rule => self.decode::<AlbRule>(node, known),
+            Kind::TimeoutPolicy => self.decode::<TimeoutPolicy>(node, known),
             _ => self.unread(node, kind, api_version),
         }
     }
@@ -129,7 +136,8 @@ impl Reader<'_> {
         let (key, display) = identity(node, kind);
         let place = |line| Location { file: self.file.clone(), line };
         let mut findings: Vec<Finding> = Vec::new();
-        let skips = self.unknown == UnknownFields::Skip && kind != Kind::GatewaySettings;
+        // Objects of the ALB were written for another program, which passes over fields that it does not know.
+        let skips = is_foreign(kind) || (self.unknown == UnknownFields::Skip && kind != Kind::GatewaySettings);
         let mut refused = false;
         let decoded = decode::<T>(node).or_else(|faults: Vec<Fault>| {
             for fault in faults {
@@ -196,6 +204,11 @@ impl Reader<'_> {
         let lines = Arc::new(LineTable::of(node));
         self.reading.manifests.push(Manifest { key, object, line: node.line, lines, findings });
     }
+}
+
+/// Whether the kind is one of Alauda's ALB.
+fn is_foreign(kind: Kind) -> bool {
+    matches!(kind, Kind::Alb2 | Kind::Frontend | Kind::Rule | Kind::TimeoutPolicy)
 }
 
 /// A known kind of this very API version whose name is nearly what stands there.
@@ -298,3 +311,25 @@ macro_rules! typed {
 }
 
 typed! { Namespace Service EndpointSlice Secret ConfigMap IngressClass Ingress GatewaySettings Node }
+typed! { Alb2 Frontend TimeoutPolicy }
+
+impl Typed for AlbRule {
+    fn metadata(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
+    fn into_object(mut self, namespace: Arc<str>) -> Object {
+        self.metadata.namespace = namespace;
+        Object::Rule(Arc::new(self))
+    }
+}
+
+impl Typed for Alb2V1 {
+    fn metadata(&mut self) -> &mut Metadata {
+        &mut self.metadata
+    }
+
+    fn into_object(self, namespace: Arc<str>) -> Object {
+        Alb2::from(self).into_object(namespace)
+    }
+}

@@ -6,7 +6,19 @@
 mod dslx;
 mod order;
 mod pattern;
+mod port;
+mod redirect;
+mod rule;
+mod state;
+mod table;
+mod uses;
+mod view;
 
 pub use dslx::{Compiled, Doubt, DslxError, MAX_ARGUMENT, MAX_ARGUMENTS, compile, cover, every_request, ingress_terms};
 pub use order::{DEFAULT_PRIORITY, Weight, of_default_backend, of_redirect, precedence};
 pub use pattern::{PatternError, to_regex};
+
+pub(crate) use port::Taken;
+pub(crate) use state::{Albs, Tools};
+pub(crate) use view::Census;
+pub use view::SETTINGS_ANNOTATION;

@@ -135,7 +135,7 @@ impl<'a> Reader<'a, '_> {
     }
 
     fn tell(&mut self, finding: Finding, found: Found<'_>) {
-        let finding = finding.at(format!("metadata.annotations[{}]", found.full));
+        let finding = finding.at(found.field);
         if !self.findings.contains(&finding) {
             self.findings.push(finding);
         }
@@ -205,7 +205,7 @@ impl<'a> Reader<'a, '_> {
 
     /// A name of the Ingress's own namespace: what lies in others is others' to share.
     fn reference(&mut self, found: Found<'_>) -> Result<headwater_model::origin::NamespacedName, Closed> {
-        names::reference(&self.sources.key.id.namespace, found.value).ok_or_else(|| {
+        self.annotations.reference(&self.sources.key.id.namespace, found.value).ok_or_else(|| {
             let expected =
                 format!("a name in namespace {}, or that namespace, / and a name", self.sources.key.id.namespace);
             self.wrong(found, expected)

@@ -8,7 +8,8 @@ use headwater_model::finding::{Finding, Severity};
 use headwater_model::object::{DEFAULT_CLASS_ANNOTATION, Ingress, IngressClass, IngressClassParameters};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 
-use crate::environment::{GatewayId, default_gateway};
+use crate::alb::Census;
+use crate::environment::GatewayId;
 use crate::options::Options;
 
 /// How an Ingress named its class before `spec.ingressClassName`.
@@ -46,8 +47,12 @@ pub(crate) struct Classes {
 }
 
 impl Classes {
-    pub(crate) fn read(cluster: &Cluster, options: &Options, findings: &mut Vec<Finding>) -> Self {
+    pub(crate) fn read(cluster: &Cluster, options: &Options, albs: &Census, findings: &mut Vec<Finding>) -> Self {
         if cluster.ingress_classes.is_empty() && options.serve_all_without_classes {
+            // Where there are ALB2s, Ingresses are theirs.
+            if !albs.served.is_empty() {
+                return Self::default();
+            }
             return Self::without_classes(cluster, options, findings);
         }
         let mut by_name = BTreeMap::new();
@@ -92,6 +97,7 @@ impl Classes {
             }
         };
         if by_name.values().all(|served| *served == Served::Foreign)
+            && albs.served.is_empty()
             && options.classes.is_empty()
             && options.take_over.is_empty()
             && classless.is_none()
@@ -112,8 +118,12 @@ impl Classes {
     /// Manifests without any IngressClass: everything is meant for this gateway.
     fn without_classes(cluster: &Cluster, options: &Options, findings: &mut Vec<Finding>) -> Self {
         let everything = match cluster.gateway_settings.len() {
-            0 => Served::By(default_gateway()),
-            1 => cluster.gateway_settings.keys().next().map_or(Served::Refused, |id| Served::By(id.clone())),
+            0 => Served::By(GatewayId::Default),
+            1 => cluster
+                .gateway_settings
+                .keys()
+                .next()
+                .map_or(Served::Refused, |id| Served::By(GatewayId::Settings(id.clone()))),
             _ => {
                 for settings in cluster.gateway_settings.values() {
                     let message =
@@ -208,7 +218,7 @@ fn only_gateway(by_name: &BTreeMap<Arc<str>, Served>, except: &[Arc<str>]) -> Se
     let mut own = own.map(|(_, served)| served);
     match (own.next(), own.next()) {
         (Some(only), None) => only.clone(),
-        _ => Served::By(default_gateway()),
+        _ => Served::By(GatewayId::Default),
     }
 }
 
@@ -217,9 +227,9 @@ fn is_among(names: &[String], name: &str) -> bool {
 }
 
 fn gateway_of(class: &IngressClass, cluster: &Cluster, findings: &mut Vec<Finding>) -> Served {
-    let Some(parameters) = &class.spec.parameters else { return Served::By(default_gateway()) };
+    let Some(parameters) = &class.spec.parameters else { return Served::By(GatewayId::Default) };
     let refused = match settings_id(parameters) {
-        Ok(id) if cluster.gateway_settings.contains_key(&id) => return Served::By(id),
+        Ok(id) if cluster.gateway_settings.contains_key(&id) => return Served::By(GatewayId::Settings(id)),
         Ok(id) => Finding::error(
             "MissingReference",
             class.key(),

@@ -25,6 +25,11 @@ impl Age {
         }
     }
 
+    /// By namespace and name alone.
+    pub(crate) fn first(id: NamespacedName) -> Self {
+        Self { created: 0, id, place: (0, 0) }
+    }
+
     pub(crate) fn at(&self, place: (u32, u32)) -> Self {
         Self { place, ..self.clone() }
     }

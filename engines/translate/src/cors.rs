@@ -7,13 +7,13 @@ use crate::annotations::parse_bool;
 use crate::filters::Reader;
 
 /// ingress-nginx's defaults.
-const METHODS: &str = "GET, PUT, POST, DELETE, PATCH, OPTIONS";
+pub(crate) const METHODS: &str = "GET, PUT, POST, DELETE, PATCH, OPTIONS";
 const HEADERS: &str =
     "DNT,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,Content-Type,Range,Authorization";
-const MAX_AGE: u32 = 1_728_000;
+pub(crate) const MAX_AGE: u32 = 1_728_000;
 
 /// Most origins of one list.
-const MAX_ORIGINS: usize = 256;
+pub(crate) const MAX_ORIGINS: usize = 256;
 
 /// `None` unless `enable-cors` is true.
 pub(crate) fn read(reader: &mut Reader<'_, '_>) -> Option<Cors> {
@@ -69,7 +69,7 @@ fn origins(reader: &mut Reader<'_, '_>) -> Vec<AllowedOrigin> {
 }
 
 /// `*`, `scheme://host[:port]`, or the same with `*.` in front of the host.
-fn parse_origin(text: &str) -> Option<AllowedOrigin> {
+pub(crate) fn parse_origin(text: &str) -> Option<AllowedOrigin> {
     if text == "*" {
         return Some(AllowedOrigin::Any);
     }
@@ -94,7 +94,7 @@ fn parse_origin(text: &str) -> Option<AllowedOrigin> {
 }
 
 /// Tokens, commas and spaces.
-fn is_list(text: &str) -> bool {
+pub(crate) fn is_list(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_*, ".contains(&byte);
     !text.is_empty() && text.len() <= 4096 && text.bytes().all(fits)
 }

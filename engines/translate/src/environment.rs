@@ -7,17 +7,31 @@ use headwater_model::cluster::Cluster;
 use headwater_model::finding::{Finding, Severity};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 
+use crate::alb::Census;
 use crate::class::Classes;
 use crate::nginx_config_map;
 use crate::options::Options;
 use crate::settings::{Gateway, Reader, overlap};
 
-/// The GatewaySettings object of a gateway; [`default_gateway`] for the one that only has defaults.
-pub(crate) type GatewayId = NamespacedName;
+/// Which gateway.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum GatewayId {
+    /// The one without GatewaySettings.
+    Default,
+    /// That of a GatewaySettings object.
+    Settings(NamespacedName),
+    /// An ALB2.
+    Alb(NamespacedName),
+}
 
-/// The gateway without GatewaySettings.
-pub(crate) fn default_gateway() -> GatewayId {
-    NamespacedName::new("", "default")
+impl GatewayId {
+    /// The GatewaySettings object of an Ingress's gateway; there is none of the default one's name.
+    pub(crate) fn settings(&self) -> NamespacedName {
+        match self {
+            Self::Settings(id) | Self::Alb(id) => id.clone(),
+            Self::Default => NamespacedName::new("", "default"),
+        }
+    }
 }
 
 /// Derived from IngressClasses, GatewaySettings and the ingress-nginx ConfigMap.
@@ -31,10 +45,10 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    pub(crate) fn read(cluster: &Cluster, options: &Options) -> Self {
+    pub(crate) fn read(cluster: &Cluster, options: &Options, albs: &Census) -> Self {
         let mut findings = Vec::new();
         let mut reads = Vec::new();
-        let classes = Classes::read(cluster, options, &mut findings);
+        let classes = Classes::read(cluster, options, albs, &mut findings);
 
         let id = options.nginx_config_maps.iter().find(|id| cluster.config_maps.contains_key(id));
         let object = id.and_then(|id| cluster.config_maps.get(id));
@@ -50,8 +64,11 @@ impl Environment {
         };
         let mut gateways: BTreeMap<GatewayId, Gateway> =
             classes.gateways().into_iter().map(|id| (id.clone(), reader.gateway(&id))).collect();
-        for (id, settings) in cluster.gateway_settings.iter().filter(|(id, _)| !gateways.contains_key(id)) {
-            let message = format!("no IngressClass that is served names {id}; it has no effect");
+        let is_unused = |id: &NamespacedName| {
+            !gateways.contains_key(&GatewayId::Settings(id.clone())) && !albs.settings.contains(id)
+        };
+        for (id, settings) in cluster.gateway_settings.iter().filter(|(id, _)| is_unused(id)) {
+            let message = format!("no IngressClass, and no ALB2, that is served names {id}; it has no effect");
             findings.push(Finding::new(Severity::Info, "NotUsed", settings.key(), message));
         }
         settle_listeners(&mut gateways, cluster, &mut findings);
@@ -80,7 +97,8 @@ impl Environment {
 fn settle_listeners(gateways: &mut BTreeMap<GatewayId, Gateway>, cluster: &Cluster, findings: &mut Vec<Finding>) {
     let mut order: Vec<GatewayId> = gateways.keys().cloned().collect();
     order.sort_by_key(|id| {
-        let created = cluster.gateway_settings.get(id).and_then(|settings| settings.metadata.creation_timestamp);
+        let created =
+            cluster.gateway_settings.get(&id.settings()).and_then(|settings| settings.metadata.creation_timestamp);
         (created.map_or(i64::MAX, |at| at.as_microsecond()), id.clone())
     });
     let mut taken = Vec::new();

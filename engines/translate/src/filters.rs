@@ -159,11 +159,7 @@ impl<'a> Reader<'a, '_> {
                 self.needed(filters, "rewrite-target", expected, |text| is_replacement(text).then(|| text.into()));
             filters.regex = true;
         }
-        let is_host = |text: &'a str| {
-            let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
-            let right_port = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0));
-            (is_name(&name.to_ascii_lowercase()) && right_port).then(|| text.into())
-        };
+        let is_host = |text: &'a str| is_authority(text).then(|| text.into());
         filters.vhost = self.needed(filters, "upstream-vhost", "a host", is_host);
     }
 
@@ -335,13 +331,20 @@ fn parse_timeout(text: &str) -> Option<Option<Duration>> {
     (duration <= most).then(|| Some(duration).filter(|duration| !duration.is_zero()))
 }
 
+/// A host, perhaps with a port.
+pub(crate) fn is_authority(text: &str) -> bool {
+    let (name, port) = text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
+    let right_port = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0));
+    is_name(&name.to_ascii_lowercase()) && right_port
+}
+
 /// Visible ASCII that a request line can have.
-fn is_target(text: &str) -> bool {
+pub(crate) fn is_target(text: &str) -> bool {
     (1..=2048).contains(&text.len()) && text.bytes().all(|byte| (0x21..0x7f).contains(&byte) && byte != b'#')
 }
 
 /// A target that is a path, or begins with a group; more groups than the gateway takes are refused here already.
-fn is_replacement(text: &str) -> bool {
+pub(crate) fn is_replacement(text: &str) -> bool {
     let groups = text.as_bytes().windows(2).filter(|pair| pair[0] == b'$' && pair[1].is_ascii_digit()).count();
     is_target(text) && (text.starts_with('/') || text.starts_with('$')) && !is_variable(text) && groups <= 16
 }
@@ -351,7 +354,7 @@ fn is_variable(text: &str) -> bool {
     text.split('$').skip(1).any(|rest| rest.starts_with(|next: char| next.is_ascii_alphabetic() || "{_".contains(next)))
 }
 
-fn is_url(text: &str) -> bool {
+pub(crate) fn is_url(text: &str) -> bool {
     let visible = (1..=4096).contains(&text.len()) && text.bytes().all(|byte| (0x21..0x7f).contains(&byte));
     let lower = text.get(..8).unwrap_or(text).to_ascii_lowercase();
     let leads = text.starts_with('/') || lower.starts_with("http://") || lower.starts_with("https://");

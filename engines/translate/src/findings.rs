@@ -21,6 +21,14 @@ pub(crate) enum Source {
     Passthrough(GatewayId, HostPattern),
     Listeners(GatewayId),
     Pool(PoolKey),
+    Alb(NamespacedName),
+    /// What Frontends and Rules inherit from the ALB2.
+    Inherited(NamespacedName),
+    Frontend(NamespacedName),
+    /// Of a Frontend.
+    Listeners(NamespacedName),
+    Rule(NamespacedName),
+    Policy(NamespacedName),
     Validity,
     Fallback,
 }
@@ -60,7 +68,13 @@ pub fn is_about_secrets(finding: &Finding) -> bool {
         "InvalidCertificate" | "HostNotCovered" | "Expired" => true,
         "Forbidden" => finding.object.as_ref().is_some_and(|object| object.kind == Kind::Secret),
         "MissingReference" => {
-            let auth = ["/auth-secret]", "/auth-proxy-set-headers]"];
+            let auth = [
+                "/auth-secret]",
+                "/auth-proxy-set-headers]",
+                "basic.secret",
+                "forward.auth_headers_cm_ref",
+                "certificate_name",
+            ];
             finding.field.starts_with("spec.tls")
                 || finding.field == "spec.upstream.tls.ca"
                 || auth.iter().any(|name| finding.field.ends_with(name))

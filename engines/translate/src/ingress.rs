@@ -434,7 +434,7 @@ fn parse_regex(text: Option<&str>) -> Result<PathMatch, PathError> {
 }
 
 /// Equal but for the generation of the object: a rule that an edit left alone stays what it was.
-fn same_rule(a: &Rule, b: &Rule) -> bool {
+pub(crate) fn same_rule(a: &Rule, b: &Rule) -> bool {
     a.field == b.field
         && a.precedence == b.precedence
         && a.matches == b.matches

@@ -36,6 +36,6 @@ mod tracing;
 mod translator;
 
 pub use findings::is_about_secrets;
-pub use options::{CONTROLLER, LABEL_DOMAIN, Options};
+pub use options::{AlbScope, CONTROLLER, LABEL_DOMAIN, Options};
 pub use trace::{TraceDoubt, TracedService, trace};
 pub use translator::{Served, Translation, Translator};

@@ -1,5 +1,8 @@
 //! What the translator is told besides the objects.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
 use headwater_model::origin::NamespacedName;
 
 /// `spec.controller` of the IngressClasses that Headwater serves.
@@ -7,6 +10,26 @@ pub const CONTROLLER: &str = "headwater.dev/ingress";
 
 /// Base domain of Alauda's labels and annotations where none is configured.
 pub const LABEL_DOMAIN: &str = "cpaas.io";
+
+/// Which ALB2s are served.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum AlbScope {
+    #[default]
+    None,
+    /// Every one that is read.
+    All,
+    Only(Vec<NamespacedName>),
+}
+
+impl AlbScope {
+    pub(crate) fn holds(&self, id: &NamespacedName) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Only(ids) => ids.contains(id),
+        }
+    }
+}
 
 /// Which Ingresses are served, and what stands in for settings that no object has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +51,11 @@ pub struct Options {
     pub nginx_config_maps: Vec<NamespacedName>,
     /// Service that gets what no Ingress wants, at its first port, unless an Ingress has a default backend.
     pub default_backend: Option<NamespacedName>,
-    /// Base domain of Alauda's annotations: `alb.ingress.DOMAIN/...`.
+    /// Base domain of Alauda's labels and annotations: `alb.ingress.DOMAIN/...`, `alb2.DOMAIN/name`.
     pub label_domain: String,
+    pub albs: AlbScope,
+    /// Addresses by network interface, for ALB2s that listen on some only. `None`: not known here.
+    pub interfaces: Option<BTreeMap<String, Vec<IpAddr>>>,
     /// Secret of the certificate for names without one, where GatewaySettings name none.
     pub default_certificate: Option<NamespacedName>,
     /// Whether Secrets can be read. Where they cannot (a controller without the right to), nothing is said about them
@@ -57,6 +83,8 @@ impl Default for Options {
             nginx_config_maps: vec![map("ingress-nginx"), map("default")],
             default_backend: None,
             label_domain: LABEL_DOMAIN.to_owned(),
+            albs: AlbScope::None,
+            interfaces: None,
             default_certificate: None,
             reads_secrets: true,
             http_port: None,
@@ -69,6 +97,6 @@ impl Default for Options {
 impl Options {
     /// One machine with a directory of manifests: what is there is meant for this gateway.
     pub fn embedded() -> Self {
-        Self { serve_classless: true, serve_all_without_classes: true, ..Self::default() }
+        Self { serve_classless: true, serve_all_without_classes: true, albs: AlbScope::All, ..Self::default() }
     }
 }

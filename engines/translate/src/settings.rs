@@ -119,14 +119,31 @@ const DEFAULT_EXEMPT: &str = "/.well-known/acme-challenge";
 
 impl Reader<'_> {
     pub(crate) fn gateway(&mut self, id: &GatewayId) -> Gateway {
-        let settings = self.cluster.gateway_settings.get(id);
+        let id = id.settings();
+        let settings = self.cluster.gateway_settings.get(&id);
         let silent = GatewaySettingsSpec::default();
-        let key = ObjectKey { kind: Kind::GatewaySettings, id: id.clone() };
         let (origin, spec) = match settings {
             Some(settings) => (settings.origin(), &settings.spec),
-            None => (Origin { key, generation: 0 }, &silent),
+            None => (Origin { key: ObjectKey { kind: Kind::GatewaySettings, id }, generation: 0 }, &silent),
         };
         let listeners = self.listeners(&origin.key, spec);
+        self.gateway_of(origin, spec, listeners)
+    }
+
+    /// What an ALB2 has of the GatewaySettings that it names, whose listeners are not its own: the client-address policy
+    /// and connections of its ports.
+    pub(crate) fn of_alb(
+        &mut self,
+        origin: Origin,
+        spec: &GatewaySettingsSpec,
+    ) -> (Gateway, Arc<ClientAddressPolicy>, ConnectionSettings) {
+        let written = Written { object: &origin.key, field: "spec.clientAddress", spec: &spec.client_address };
+        let policy = Arc::new(client_address::policy(&written, self.nginx, self.findings));
+        let connection = self.connection(&origin.key, spec);
+        (self.gateway_of(origin, spec, Vec::new()), policy, connection)
+    }
+
+    fn gateway_of(&mut self, origin: Origin, spec: &GatewaySettingsSpec, listeners: Vec<ListenerPlan>) -> Gateway {
         let https = listeners.iter().find(|listener| listener.protocol == Protocol::Https);
         let config = self.config();
         let redirect = RedirectDefaults {

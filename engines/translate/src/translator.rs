@@ -9,6 +9,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use headwater_model::client::EmitProxyProtocol;
@@ -21,6 +22,7 @@ use headwater_model::gateway::{
 use headwater_model::object::{Ingress, IngressBackend, IngressServiceBackend, Metadata, ServiceBackendPort};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey, Origin};
 
+use crate::alb::{Albs, Taken, Tools};
 use crate::annotations::Annotated;
 use crate::auth::{self, Server, Sources};
 use crate::certificate::CertificateError;
@@ -76,6 +78,7 @@ pub struct Translator {
     ingresses: BTreeMap<NamespacedName, Translated>,
     tables: BTreeMap<GatewayId, Tables>,
     certificates: Certificates,
+    albs: Albs,
     pools: PoolRegistry,
     references: References,
     findings: Findings,
@@ -120,6 +123,7 @@ impl Translator {
     /// Nothing is translated yet; the first [`Self::apply`] reads the whole cluster.
     pub fn new(options: Options) -> Self {
         Self {
+            albs: Albs::new(&options),
             options,
             started: false,
             environment: Environment::default(),
@@ -147,9 +151,12 @@ impl Translator {
             for id in cluster.endpoint_slices.keys() {
                 self.references.update_slice(id, cluster);
             }
+            self.albs.take_census(cluster, &self.options);
             true
         } else {
-            self.take_changes(cluster, changes, &mut dirty)
+            let has_albs = changes.iter().any(|key| key.kind == Kind::Alb2);
+            let others = has_albs && self.albs.take_census(cluster, &self.options);
+            self.take_changes(cluster, changes, &mut dirty) || others
         };
         if environment_changed {
             self.read_environment(cluster, first, &mut dirty);
@@ -174,10 +181,12 @@ impl Translator {
         for head in heads {
             self.translate_rules(cluster, head);
         }
+        let Self { albs, options, pools, findings, .. } = self;
+        albs.apply(&mut Tools { cluster, options, pools, findings }, (!first).then_some(changes));
         self.sweep_pools(cluster);
         let changed = self.publish() || first;
         self.findings.set(Source::Validity, self.expired(now));
-        if self.references.take_secrets_changed() || environment_changed {
+        if self.references.take_secrets_changed() | self.albs.take_sources_changed() || environment_changed {
             self.collect_wanted();
         }
         Translation {
@@ -201,6 +210,7 @@ impl Translator {
         let mut wanted: BTreeSet<ObjectKey> = secrets.chain(self.environment.reads.iter().cloned()).collect();
         if self.options.reads_secrets {
             wanted.extend(self.references.auth().cloned());
+            wanted.extend(self.albs.sources().cloned());
         } else {
             wanted.retain(|key| key.kind != Kind::Secret);
         }
@@ -344,7 +354,7 @@ impl Translator {
     }
 
     fn read_environment(&mut self, cluster: &Cluster, first: bool, dirty: &mut Dirty) {
-        let mut environment = Environment::read(cluster, &self.options);
+        let mut environment = Environment::read(cluster, &self.options, self.albs.census());
         self.findings.set(Source::Environment, std::mem::take(&mut environment.findings));
         if !first && environment.same(&self.environment) {
             // The old one keeps its pointers; what it reads may differ.
@@ -611,11 +621,14 @@ impl Translator {
     }
 
     fn sweep_pools(&mut self, cluster: &Cluster) {
-        let Self { pools, environment, references, findings, .. } = self;
+        let Self { pools, environment, albs, references, findings, .. } = self;
         let mut found = Vec::new();
         pools.sweep(
             |key| {
-                let (pool, finding) = build_pool(key, cluster, environment.gateways.get(&key.gateway), references);
+                let (pool, finding) = {
+                    let gateway = environment.gateways.get(&key.gateway).or_else(|| albs.gateway(&key.gateway));
+                    build_pool(key, cluster, gateway, references)
+                };
                 found.push((key.clone(), finding));
                 pool
             },
@@ -628,8 +641,14 @@ impl Translator {
 
     /// Publishes tables, listeners and the snapshot. Returns whether anything differs from before.
     fn publish(&mut self) -> bool {
-        let mut listeners_changed = false;
-        let Self { tables, environment, findings, .. } = self;
+        let Self { tables, environment, albs, findings, .. } = self;
+        // Listeners that GatewaySettings write down come first, then ports of ALB2s, then those that stand for silence.
+        let mut taken = Taken::default();
+        for gateway in environment.gateways.iter().filter(|(id, _)| **id != GatewayId::Default).map(|(_, of)| of) {
+            let places = gateway.listeners.iter().map(|plan| (plan.address, plan.port));
+            taken.0.extend(places.map(|place| (place, gateway.origin.key.clone())));
+        }
+        let mut listeners_changed = albs.publish(&mut taken, findings);
         tables.retain(|id, tables| {
             let gateway = environment.gateways.get(id);
             if let Some(gateway) = gateway {
@@ -651,7 +670,8 @@ impl Translator {
                 return false;
             };
             let tls = tables.tls.publish(&gateway.tls);
-            let listeners = listeners(gateway, tables, &tls);
+            let is_taken = |place| *id == GatewayId::Default && taken.holds(place);
+            let listeners = listeners(gateway, is_taken, tables, &tls);
             let unchanged = listeners.len() == tables.listeners.len()
                 && listeners.iter().zip(&tables.listeners).all(|(a, b)| Arc::ptr_eq(a, b));
             listeners_changed |= !unchanged;
@@ -663,7 +683,7 @@ impl Translator {
             return false;
         }
         let mut listeners: Vec<Arc<Listener>> =
-            self.tables.values().flat_map(|tables| &tables.listeners).cloned().collect();
+            self.tables.values().flat_map(|tables| &tables.listeners).chain(self.albs.listeners()).cloned().collect();
         listeners.sort_by_key(|listener| listener.place());
         self.snapshot = Arc::new(GatewaySnapshot {
             generation: self.snapshot.generation + 1,
@@ -677,7 +697,8 @@ impl Translator {
         let named =
             self.certificates.values().filter_map(|loaded| loaded.as_ref().ok()).map(|loaded| &loaded.certificate);
         let defaults = self.environment.gateways.values().filter_map(|gateway| gateway.tls.default.as_ref());
-        let expired = named.chain(defaults).filter(|certificate| certificate.not_after < now);
+        let expired =
+            named.chain(defaults).chain(self.albs.certificates()).filter(|certificate| certificate.not_after < now);
         let mut findings: Vec<Finding> = expired.map(|certificate| expiry(certificate, now)).collect();
         findings.sort();
         findings.dedup();
@@ -737,10 +758,15 @@ fn server_pool(key: &PoolKey, host: &str, gateway: &Gateway) -> Pool {
 }
 
 /// The listeners of a gateway; those that did not change are the pointers of `old`.
-fn listeners(gateway: &Gateway, tables: &Tables, tls: &Arc<TlsTermination>) -> Vec<Arc<Listener>> {
+fn listeners(
+    gateway: &Gateway,
+    is_taken: impl Fn((IpAddr, u16)) -> bool,
+    tables: &Tables,
+    tls: &Arc<TlsTermination>,
+) -> Vec<Arc<Listener>> {
     let (routes, old) = (&tables.hosts.published, &tables.listeners);
     let none = tables.no_routes.get_or_init(Arc::default);
-    let plans = gateway.listeners.iter().map(|plan| {
+    let plans = gateway.listeners.iter().filter(|plan| !is_taken((plan.address, plan.port))).map(|plan| {
         let tls = (plan.protocol == Protocol::Https).then(|| tls.clone());
         let old = old.iter().find(|old| old.name == plan.name);
         let mut listener = Listener {
@@ -767,7 +793,7 @@ fn listeners(gateway: &Gateway, tables: &Tables, tls: &Arc<TlsTermination>) -> V
     plans.collect()
 }
 
-fn is_same(a: &Listener, b: &Listener) -> bool {
+pub(crate) fn is_same(a: &Listener, b: &Listener) -> bool {
     let same_tls = match (&a.tls, &b.tls) {
         (Some(a), Some(b)) => Arc::ptr_eq(a, b),
         (None, None) => true,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use headwater_model::alb::config;
 use headwater_model::finding::Finding;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 
@@ -36,20 +37,23 @@ pub(crate) struct AuthAnnotations {
     found: Vec<Written>,
     /// Whether one annotation of the Ingress does not say which path it is for: then every path is in doubt.
     pub(crate) misplaced: bool,
+    /// Whether they may name objects of other namespaces: those of an ALB do.
+    anywhere: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Written {
-    full: Box<str>,
+    /// Path of the field.
+    field: Box<str>,
     name: &'static str,
     value: Box<str>,
 }
 
-/// One annotation.
+/// One annotation, or the field that says the same.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found<'a> {
-    /// With its prefix.
-    pub(super) full: &'a str,
+    /// Its path.
+    pub(super) field: &'a str,
     pub(super) value: &'a str,
 }
 
@@ -57,9 +61,54 @@ impl AuthAnnotations {
     pub(crate) fn read(lookup: &Lookup<'_>) -> Self {
         let written = NAMES.into_iter().filter_map(|name| {
             let said = lookup.get(name)?;
-            Some(Written { full: said.full_name.into(), name, value: said.value.into() })
+            let field = format!("metadata.annotations[{}]", said.full_name).into();
+            Some(Written { field, name, value: said.value.into() })
         });
-        Self { found: written.collect(), misplaced: false }
+        Self { found: written.collect(), ..Self::default() }
+    }
+
+    /// What `config.auth` of an ALB2, Frontend or Rule says, as annotations would say it.
+    pub(crate) fn of_config(auth: &config::Auth) -> Self {
+        let mut found = Vec::new();
+        let mut say = |name: &'static str, field: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                found.push(Written { field: format!("spec.config.auth.{field}").into(), name, value: value.into() });
+            }
+        };
+        if let Some(forward) = &auth.forward {
+            // Without a URL it is still meant to keep somebody out.
+            say("auth-url", "forward.url", Some(forward.url.as_deref().unwrap_or("")));
+            say("auth-method", "forward.method", forward.method.as_deref());
+            say("auth-proxy-set-headers", "forward.auth_headers_cm_ref", forward.auth_headers_cm_ref.as_deref());
+            say("auth-request-redirect", "forward.auth_request_redirect", forward.auth_request_redirect.as_deref());
+            let headers = (!forward.upstream_headers.is_empty()).then(|| forward.upstream_headers.join(","));
+            say("auth-response-headers", "forward.upstream_headers", headers.as_deref());
+            say("auth-signin", "forward.signin", forward.signin.as_deref());
+            let param = forward.signin_redirect_param.as_deref().filter(|_| forward.signin.is_some());
+            say("auth-signin-redirect-param", "forward.signin_redirect_param", param);
+            say("auth-always-set-cookie", "forward.always_set_cookie", forward.always_set_cookie.then_some("true"));
+        }
+        if let Some(basic) = &auth.basic {
+            say("auth-type", "basic.auth_type", Some(&basic.auth_type));
+            say("auth-realm", "basic.realm", Some(&*basic.realm).filter(|realm| !realm.is_empty()));
+            say("auth-secret", "basic.secret", Some(&basic.secret));
+            say("auth-secret-type", "basic.secret_type", Some(&*basic.secret_type).filter(|kind| !kind.is_empty()));
+        }
+        if found.is_empty() {
+            // Somebody asks for auth and does not say which.
+            found.push(Written { field: "spec.config.auth".into(), name: "auth-url", value: "".into() });
+        }
+        Self { found, misplaced: false, anywhere: true }
+    }
+
+    /// `name` or `namespace/name`, where the object may be.
+    pub(super) fn reference(&self, namespace: &str, value: &str) -> Option<NamespacedName> {
+        if self.anywhere
+            && let Some((namespace, _)) = value.trim().split_once('/')
+        {
+            return reference(namespace, value);
+        }
+        reference(namespace, value)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -68,15 +117,15 @@ impl AuthAnnotations {
 
     pub(super) fn find(&self, name: &str) -> Option<Found<'_>> {
         let written = self.found.iter().find(|written| written.name == name)?;
-        Some(Found { full: &written.full, value: &written.value })
+        Some(Found { field: &written.field, value: &written.value })
     }
 
     /// The Secret and the ConfigMap that they name, in the Ingress's own namespace.
     pub(crate) fn references(&self, namespace: &str) -> impl Iterator<Item = ObjectKey> {
         let named = [("auth-secret", Kind::Secret), ("auth-proxy-set-headers", Kind::ConfigMap)];
-        named
-            .into_iter()
-            .filter_map(move |(name, kind)| Some(ObjectKey { kind, id: reference(namespace, self.find(name)?.value)? }))
+        named.into_iter().filter_map(move |(name, kind)| {
+            Some(ObjectKey { kind, id: self.reference(namespace, self.find(name)?.value)? })
+        })
     }
 }
 
@@ -107,7 +156,7 @@ pub(crate) fn references<'a>(
 }
 
 /// `name`, or `namespace/name` with that very namespace.
-pub(super) fn reference(namespace: &str, value: &str) -> Option<NamespacedName> {
+fn reference(namespace: &str, value: &str) -> Option<NamespacedName> {
     let value = value.trim();
     let name = match value.split_once('/') {
         None => value,

@@ -12,7 +12,7 @@ use thiserror::Error;
 /// The objects of a cluster, as one Ingress may read them.
 pub(crate) struct Sources<'a> {
     cluster: &'a Cluster,
-    /// The Ingress.
+    /// The Ingress, ALB2, Frontend or Rule that names them.
     pub(super) key: &'a ObjectKey,
     /// Whether they can be read; see `Options::reads_secrets`.
     pub(super) reads: bool,
@@ -43,6 +43,11 @@ impl SecretError {
 impl<'a> Sources<'a> {
     pub(crate) fn new(cluster: &'a Cluster, key: &'a ObjectKey, reads: bool) -> Self {
         Self { cluster, key, reads, known: RefCell::default() }
+    }
+
+    /// The namespace of the object that names them.
+    pub(crate) fn namespace(&self) -> &'a str {
+        &self.key.id.namespace
     }
 
     /// The users of a Secret: each key is one (`map`), or the key `auth` has a line for each.

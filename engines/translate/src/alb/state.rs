@@ -1,0 +1,658 @@
+//! Everything that is kept of ALB2s, Frontends and Rules, so that a change costs what it changes.
+//!
+//! ```text
+//!  changes -> ALB2s (View) -> which Frontends are open (Port) -> their Rules -> tables, certificates -> listeners
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use headwater_model::alb::{Domain, Frontend, Rule as Written};
+use headwater_model::cluster::Cluster;
+use headwater_model::finding::{Finding, Severity};
+use headwater_model::gateway::{Certificate, Listener};
+use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
+
+use super::port::{OpenPort, Taken};
+use super::rule::{Entry, Made, Port};
+use super::uses::Uses;
+use super::view::{Census, View};
+use crate::auth::Sources;
+use crate::certificate::{self, CertificateError};
+use crate::conflict::Age;
+use crate::environment::GatewayId;
+use crate::findings::{Findings, Source};
+use crate::ingress::same_rule;
+use crate::options::{AlbScope, Options};
+use crate::pools::PoolRegistry;
+use crate::settings::Gateway;
+use crate::tls::Certificates;
+
+/// What a translation works with.
+pub(crate) struct Tools<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) options: &'a Options,
+    pub(crate) pools: &'a mut PoolRegistry,
+    pub(crate) findings: &'a mut Findings,
+}
+
+/// The ALB2s that are served, with all that belongs to them.
+#[derive(Debug)]
+pub(crate) struct Albs {
+    domain: Domain,
+    census: Census,
+    views: BTreeMap<NamespacedName, Arc<View>>,
+    /// By Frontend; those that are open.
+    ports: BTreeMap<NamespacedName, OpenPort>,
+    /// Each Frontend's label, as last seen, and the other way round.
+    alb_of: BTreeMap<NamespacedName, NamespacedName>,
+    frontends_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
+    rules: BTreeMap<NamespacedName, Placed>,
+    /// By Frontend, whether it exists or not.
+    rules_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
+    uses: Uses,
+    certificates: Certificates,
+    listeners: Vec<Arc<Listener>>,
+}
+
+/// A Rule as translated last.
+#[derive(Debug)]
+struct Placed {
+    frontend: NamespacedName,
+    entries: Vec<Entry>,
+    claims: Vec<super::port::Claim>,
+}
+
+#[derive(Debug, Default)]
+struct Dirty {
+    albs: BTreeSet<NamespacedName>,
+    frontends: BTreeSet<NamespacedName>,
+    rules: BTreeSet<NamespacedName>,
+}
+
+impl Dirty {
+    fn insert(&mut self, key: &ObjectKey) {
+        match key.kind {
+            Kind::Alb2 => self.albs.insert(key.id.clone()),
+            Kind::Frontend => self.frontends.insert(key.id.clone()),
+            Kind::Rule => self.rules.insert(key.id.clone()),
+            _ => false,
+        };
+    }
+
+    fn is_empty(&self) -> bool {
+        self.albs.is_empty() && self.frontends.is_empty() && self.rules.is_empty()
+    }
+}
+
+impl Albs {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            domain: Domain::parse(&options.label_domain).unwrap_or_default(),
+            census: Census::default(),
+            views: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            alb_of: BTreeMap::new(),
+            frontends_of: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            rules_of: BTreeMap::new(),
+            uses: Uses::default(),
+            certificates: Certificates::new(),
+            listeners: Vec::new(),
+        }
+    }
+
+    /// Counts the ALB2s anew. Returns whether others are served, or with other GatewaySettings.
+    pub(crate) fn take_census(&mut self, cluster: &Cluster, options: &Options) -> bool {
+        let census = Census::take(cluster, options, &self.domain);
+        let changed = census != self.census;
+        self.census = census;
+        changed
+    }
+
+    pub(crate) fn census(&self) -> &Census {
+        &self.census
+    }
+
+    /// The gateway of an ALB2.
+    pub(crate) fn gateway(&self, id: &GatewayId) -> Option<&Arc<Gateway>> {
+        let GatewayId::Alb(id) = id else { return None };
+        self.views.get(id).map(|view| &view.gateway)
+    }
+
+    /// Secrets and ConfigMaps that are named.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.uses.sources()
+    }
+
+    /// Whether others are named than when this was last asked.
+    pub(crate) fn take_sources_changed(&mut self) -> bool {
+        self.uses.take_changed()
+    }
+
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = &Arc<Certificate>> {
+        self.certificates.values().filter_map(|loaded| loaded.as_ref().ok()).map(|loaded| &loaded.certificate)
+    }
+
+    /// Translates what `changes` concern; all of it for `None`.
+    pub(crate) fn apply(&mut self, tools: &mut Tools<'_>, changes: Option<&[ObjectKey]>) {
+        if tools.options.albs == AlbScope::None {
+            return;
+        }
+        read_policies(tools, changes);
+        let mut dirty = self.dirty(tools.cluster, changes);
+        if dirty.is_empty() {
+            return;
+        }
+        let mut touched = self.read_albs(tools, &mut dirty);
+        self.index_frontends(tools, &dirty, &mut touched);
+        for alb in touched {
+            self.settle_frontends(tools, &alb, &mut dirty);
+        }
+        for id in dirty.frontends.iter().filter(|id| !tools.cluster.frontends.contains_key(*id)) {
+            tools.findings.set(Source::Frontend(id.clone()), Vec::new());
+        }
+        self.index_rules(tools.cluster, &dirty);
+        self.translate_rules(tools, &dirty);
+        let Self { certificates, uses, .. } = self;
+        certificates.retain(|id, _| uses.is_used(&ObjectKey { kind: Kind::Secret, id: id.clone() }));
+    }
+
+    fn dirty(&mut self, cluster: &Cluster, changes: Option<&[ObjectKey]>) -> Dirty {
+        let Some(changes) = changes else {
+            return Dirty {
+                albs: cluster.albs.keys().cloned().collect(),
+                frontends: cluster.frontends.keys().cloned().collect(),
+                rules: cluster.rules.keys().cloned().collect(),
+            };
+        };
+        let mut dirty = Dirty::default();
+        for key in changes {
+            match key.kind {
+                Kind::Alb2 | Kind::Frontend | Kind::Rule => dirty.insert(key),
+                Kind::GatewaySettings => dirty.albs.extend(self.census.served.iter().cloned()),
+                Kind::Service | Kind::ConfigMap => self.uses.users_of(key).for_each(|user| dirty.insert(user)),
+                Kind::Secret => {
+                    self.uses.users_of(key).for_each(|user| dirty.insert(user));
+                    if let Some(known) = self.certificates.get_mut(&key.id) {
+                        *known = certificate::load(cluster.secrets.get(&key.id).map(|secret| &**secret));
+                        self.ports.values_mut().for_each(|port| port.mark_secret(&key.id));
+                    }
+                }
+                _ => {}
+            }
+        }
+        dirty
+    }
+
+    /// Reads the dirty ALB2s. Returns those whose Frontends have to be looked at.
+    fn read_albs(&mut self, tools: &mut Tools<'_>, dirty: &mut Dirty) -> BTreeSet<NamespacedName> {
+        let mut touched = BTreeSet::new();
+        for id in &dirty.albs {
+            let mut findings = Vec::new();
+            let object = tools.cluster.albs.get(id).filter(|_| tools.options.albs.holds(id));
+            let view =
+                object.and_then(|object| View::read(object, tools.cluster, tools.options, &self.domain, &mut findings));
+            if let Some(object) = object.filter(|_| view.is_some()) {
+                inform(object, tools, &self.domain, &mut findings);
+            }
+            tools.findings.set(Source::Alb(id.clone()), findings);
+            let same = match (&view, self.views.get(id)) {
+                (Some(new), Some(old)) => *new == **old,
+                (None, None) => true,
+                _ => false,
+            };
+            if same {
+                continue;
+            }
+            if self.views.get(id).is_some_and(|old| view.as_ref().is_none_or(|new| new.gateway != old.gateway)) {
+                // Health and keep-alive of its pools.
+                tools.pools.mark_all();
+            }
+            match view {
+                Some(view) => drop(self.views.insert(id.clone(), Arc::new(view))),
+                None => drop(self.views.remove(id)),
+            }
+            touched.insert(id.clone());
+        }
+        touched
+    }
+
+    fn index_frontends(&mut self, tools: &Tools<'_>, dirty: &Dirty, touched: &mut BTreeSet<NamespacedName>) {
+        for id in &dirty.frontends {
+            if let Some(old) = self.alb_of.remove(id) {
+                forget(&mut self.frontends_of, &old, id);
+                touched.insert(old);
+            }
+            // Without the label: an ALB2 without name, which there is none of.
+            let Some(frontend) = tools.cluster.frontends.get(id) else { continue };
+            let alb = NamespacedName::new(id.namespace.clone(), frontend.alb(&self.domain).unwrap_or(""));
+            self.frontends_of.entry(alb.clone()).or_default().insert(id.clone());
+            self.alb_of.insert(id.clone(), alb.clone());
+            touched.insert(alb);
+        }
+    }
+
+    /// Decides which Frontends of an ALB2 are open, and translates those that changed.
+    fn settle_frontends(&mut self, tools: &mut Tools<'_>, alb: &NamespacedName, dirty: &mut Dirty) {
+        let view = self.views.get(alb).cloned();
+        let mut frontends: Vec<(Age, Arc<Frontend>)> = Vec::new();
+        for id in self.frontends_of.get(alb).into_iter().flatten() {
+            if let Some(object) = tools.cluster.frontends.get(id) {
+                frontends.push((Age::of(&object.metadata), object.clone()));
+            }
+        }
+        frontends.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut open: BTreeSet<NamespacedName> = BTreeSet::new();
+        let mut owners: BTreeMap<u16, Arc<Frontend>> = BTreeMap::new();
+        for (age, object) in &frontends {
+            let id = object.id();
+            let Some(view) = &view else {
+                let found = absent(object, alb, tools);
+                tools.findings.set(Source::Frontend(id.clone()), found);
+                continue;
+            };
+            match standing(object, view, &mut owners) {
+                Ok(told) => {
+                    open.insert(id.clone());
+                    self.open(tools, object, view, age, told, dirty);
+                }
+                Err(told) => tools.findings.set(Source::Frontend(id.clone()), vec![told]),
+            }
+        }
+        // Those that are no more, were refused, or went to another ALB2.
+        let closed: Vec<NamespacedName> = self
+            .ports
+            .iter()
+            .filter(|(id, port)| port.alb == *alb && !open.contains(*id))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in closed {
+            self.close(tools, &id, dirty);
+        }
+        let above: BTreeSet<Finding> =
+            open.iter().filter_map(|id| self.ports.get(id)).flat_map(|port| port.above.iter().cloned()).collect();
+        tools.findings.set(Source::Inherited(alb.clone()), above.into_iter().collect());
+    }
+
+    fn open(
+        &mut self,
+        tools: &mut Tools<'_>,
+        object: &Arc<Frontend>,
+        view: &Arc<View>,
+        age: &Age,
+        mut told: Vec<Finding>,
+        dirty: &mut Dirty,
+    ) {
+        let id = object.id();
+        let known = self.ports.get(&id);
+        let same = known.is_some_and(|port| {
+            Arc::ptr_eq(&port.view, view)
+                && port.object.spec == object.spec
+                && port.object.metadata.labels == object.metadata.labels
+                && port.age == *age
+        });
+        if same && !dirty.frontends.contains(&id) {
+            return;
+        }
+        if !same {
+            dirty.rules.extend(self.rules_of.get(&id).into_iter().flatten().cloned());
+        }
+        let key = object.key();
+        let alb_key = view.object.key();
+        let made = Port {
+            cluster: tools.cluster,
+            reads_secrets: tools.options.reads_secrets,
+            domain: &self.domain,
+            view,
+            frontend: object,
+            sources: [&alb_key, &key].map(|key| Sources::new(tools.cluster, key, tools.options.reads_secrets)),
+        }
+        .frontend(tools.pools);
+        let Made { entries, mut uses, findings, above, .. } = made;
+        told.extend(findings);
+        let default = object
+            .spec
+            .terminates_tls()
+            .then(|| object.spec.certificate_name.as_ref().or(view.effective.default_certificate.as_ref()))
+            .flatten();
+        if let Some(secret) = default {
+            uses.insert(ObjectKey { kind: Kind::Secret, id: secret.clone() });
+            told.extend(self.load_certificate(tools, secret).map(|wrong| {
+                let message = format!("{wrong}; a self-signed certificate is served");
+                Finding::error(wrong_reason(&wrong), key.clone(), message).at("spec.certificate_name")
+            }));
+        }
+        self.uses.set(&key, uses);
+        tools.findings.set(Source::Frontend(id.clone()), told);
+        let port = self.ports.entry(id).or_insert_with(|| OpenPort::new(object.clone(), view.clone(), age.clone()));
+        port.default_secret = default.cloned();
+        port.above = above;
+        port.replace(object.clone(), view.clone(), age.clone(), entries, tools.pools);
+    }
+
+    fn close(&mut self, tools: &mut Tools<'_>, id: &NamespacedName, dirty: &mut Dirty) {
+        let Some(port) = self.ports.remove(id) else { return };
+        port.entries.iter().flat_map(|entry| &entry.pools).for_each(|pool| tools.pools.release(*pool));
+        self.uses.set(&ObjectKey { kind: Kind::Frontend, id: id.clone() }, BTreeSet::new());
+        tools.findings.set(Source::Listeners(id.clone()), Vec::new());
+        dirty.rules.extend(self.rules_of.get(id).into_iter().flatten().cloned());
+    }
+
+    fn index_rules(&mut self, cluster: &Cluster, dirty: &Dirty) {
+        for id in &dirty.rules {
+            if let Some(placed) = self.rules.get(id) {
+                forget(&mut self.rules_of, &placed.frontend, id);
+            }
+            if let Some(frontend) = cluster.rules.get(id).and_then(|rule| self.frontend_of(rule)) {
+                self.rules_of.entry(frontend).or_default().insert(id.clone());
+            }
+        }
+    }
+
+    fn frontend_of(&self, rule: &Written) -> Option<NamespacedName> {
+        let name = rule.frontend(&self.domain)?;
+        Some(NamespacedName::new(rule.metadata.namespace.clone(), name))
+    }
+
+    fn translate_rules(&mut self, tools: &mut Tools<'_>, dirty: &Dirty) {
+        // By Frontend, so that what its rules read is read once.
+        let mut groups: BTreeMap<Option<NamespacedName>, Vec<&NamespacedName>> = BTreeMap::new();
+        for id in &dirty.rules {
+            let frontend = tools.cluster.rules.get(id).and_then(|rule| self.frontend_of(rule));
+            groups.entry(frontend).or_default().push(id);
+        }
+        for (frontend, ids) in groups {
+            let place = frontend.as_ref().and_then(|id| self.ports.get(id));
+            let place = place.map(|port| (port.object.clone(), port.view.clone()));
+            match place {
+                Some((object, view)) => self.translate_group(tools, &object, &view, &ids),
+                None => {
+                    for id in ids {
+                        let told = self.misplaced(tools, id, frontend.as_ref());
+                        self.replace_rule(tools, id, frontend.clone(), Made { findings: told, ..Made::default() });
+                    }
+                }
+            }
+        }
+    }
+
+    fn translate_group(
+        &mut self,
+        tools: &mut Tools<'_>,
+        frontend: &Arc<Frontend>,
+        view: &Arc<View>,
+        ids: &[&NamespacedName],
+    ) {
+        let [alb_key, key] = [view.object.key(), frontend.key()];
+        let domain = self.domain.clone();
+        let (cluster, reads) = (tools.cluster, tools.options.reads_secrets);
+        let port = Port {
+            cluster,
+            reads_secrets: reads,
+            domain: &domain,
+            view,
+            frontend,
+            sources: [&alb_key, &key].map(|key| Sources::new(cluster, key, reads)),
+        };
+        for id in ids {
+            let Some(rule) = cluster.rules.get(*id) else { continue };
+            let made = match rule.alb(&domain) {
+                Some(name) if *name == *view.effective.name => port.rule(rule, tools.pools),
+                name => {
+                    let label = domain.name_label();
+                    let message = format!(
+                        "Frontend {} belongs to ALB2 {}, and the label {label} is {:?}; it is not served",
+                        frontend.metadata.name,
+                        view.effective.name,
+                        name.unwrap_or_default()
+                    );
+                    let finding = Finding::warning("NotServed", rule.key(), message);
+                    Made { findings: vec![finding.at(format!("metadata.labels[{label}]"))], ..Made::default() }
+                }
+            };
+            self.replace_rule(tools, id, Some(frontend.id()), made);
+        }
+    }
+
+    /// Moves a rule from what it was to what it is. What did not change keeps its pointer, and its place.
+    fn replace_rule(
+        &mut self,
+        tools: &mut Tools<'_>,
+        id: &NamespacedName,
+        frontend: Option<NamespacedName>,
+        mut made: Made,
+    ) {
+        let key = ObjectKey { kind: Kind::Rule, id: id.clone() };
+        for (name, secret) in &made.claims {
+            let wrong = self.load_certificate(tools, secret);
+            let told = match (wrong, self.certificates.get(secret)) {
+                (Some(wrong), _) => {
+                    let message = format!("{wrong}; the certificate of the Frontend is served");
+                    Some(Finding::error(wrong_reason(&wrong), key.clone(), message))
+                }
+                (None, Some(Ok(loaded)))
+                    if !loaded.certificate.names.iter().any(|known| crate::host::covers(known, name)) =>
+                {
+                    let message =
+                        format!("the certificate of Secret {secret} does not cover {name}; clients will refuse it");
+                    Some(Finding::warning("HostNotCovered", key.clone(), message))
+                }
+                _ => None,
+            };
+            made.findings.extend(told.map(|finding| finding.at("spec.certificate_name")));
+        }
+        made.findings.dedup();
+        let exists = tools.cluster.rules.contains_key(id);
+        tools.findings.set(Source::Rule(id.clone()), if exists { made.findings } else { Vec::new() });
+        self.uses.set(&key, made.uses);
+        let old = self.rules.remove(id);
+        let (old_frontend, old_entries, old_claims) =
+            old.map_or((None, Vec::new(), Vec::new()), |old| (Some(old.frontend), old.entries, old.claims));
+        let moved = old_frontend != frontend;
+        for (new, old) in made.entries.iter_mut().zip(&old_entries) {
+            if same_rule(&new.rule, &old.rule) {
+                new.rule = old.rule.clone();
+            }
+        }
+        if let Some(port) = old_frontend.as_ref().and_then(|id| self.ports.get_mut(id)) {
+            for (index, old) in old_entries.iter().enumerate() {
+                let kept = !moved
+                    && made
+                        .entries
+                        .get(index)
+                        .is_some_and(|new| Arc::ptr_eq(&new.rule, &old.rule) && new.hosts == old.hosts);
+                if !kept {
+                    port.table.remove(&old.hosts, &old.rule.precedence);
+                }
+            }
+            old_claims.iter().for_each(|claim| port.unclaim(claim));
+        }
+        if let Some(port) = frontend.as_ref().and_then(|id| self.ports.get_mut(id)) {
+            for entry in &made.entries {
+                port.table.insert(&entry.hosts, &entry.rule);
+            }
+            made.claims.iter().for_each(|claim| port.claim(claim));
+        }
+        old_entries.iter().flat_map(|entry| &entry.pools).for_each(|pool| tools.pools.release(*pool));
+        if let Some(frontend) = frontend.filter(|_| exists) {
+            self.rules.insert(id.clone(), Placed { frontend, entries: made.entries, claims: made.claims });
+        }
+    }
+
+    /// Why a Rule without an open Frontend is not served, where that may surprise.
+    fn misplaced(&self, tools: &Tools<'_>, id: &NamespacedName, frontend: Option<&NamespacedName>) -> Vec<Finding> {
+        let Some(rule) = tools.cluster.rules.get(id) else { return Vec::new() };
+        let Some(alb) = rule.alb(&self.domain) else {
+            return nameless(rule.key(), &self.domain.name_label(), tools.options);
+        };
+        let alb = NamespacedName::new(id.namespace.clone(), alb);
+        if !self.views.contains_key(&alb) {
+            return missing_alb(rule.key(), &alb, &self.domain.name_label(), tools);
+        }
+        let label = self.domain.frontend_label();
+        let message = match frontend {
+            None => format!("the label {label} is missing, so that it belongs to no Frontend; it is not served"),
+            Some(frontend) if tools.cluster.frontends.contains_key(frontend) => {
+                format!("Frontend {} serves no Rules; this one is not served", frontend.name)
+            }
+            Some(frontend) => format!("Frontend {frontend} does not exist; the Rule is not served"),
+        };
+        let reason = if message.contains("does not exist") { "MissingReference" } else { "NotServed" };
+        vec![Finding::warning(reason, rule.key(), message).at(format!("metadata.labels[{label}]"))]
+    }
+
+    /// Loads a certificate that nobody named before. What is wrong with it, if anything is.
+    fn load_certificate(&mut self, tools: &Tools<'_>, secret: &NamespacedName) -> Option<Broken> {
+        let loaded = self.certificates.entry(secret.clone()).or_insert_with(|| match tools.options.reads_secrets {
+            true => certificate::load(tools.cluster.secrets.get(secret).map(|secret| &**secret)),
+            false => Err(CertificateError::NotRead),
+        });
+        match loaded {
+            Ok(_) | Err(CertificateError::NotRead) => None,
+            Err(wrong) => Some(Broken { secret: secret.clone(), wrong: wrong.clone() }),
+        }
+    }
+
+    /// Makes the listeners of now. Returns whether any differs from before. Ports that others hold already stay closed.
+    pub(crate) fn publish(&mut self, taken: &mut Taken, findings: &mut Findings) -> bool {
+        let mut order: Vec<(Age, Age, NamespacedName)> =
+            self.ports.iter().map(|(id, port)| (port.view.age.clone(), port.age.clone(), id.clone())).collect();
+        order.sort();
+        let mut listeners = Vec::new();
+        for (.., id) in order {
+            let Some(port) = self.ports.get_mut(&id) else { continue };
+            let old = &self.listeners;
+            let (made, told) = port.listeners(&self.certificates, taken, old);
+            listeners.extend(made);
+            findings.set(Source::Listeners(id), told);
+        }
+        let same = listeners.len() == self.listeners.len()
+            && listeners.iter().zip(&self.listeners).all(|(a, b)| Arc::ptr_eq(a, b));
+        self.listeners = listeners;
+        !same
+    }
+
+    pub(crate) fn listeners(&self) -> &[Arc<Listener>] {
+        &self.listeners
+    }
+}
+
+/// Why a certificate cannot be used.
+#[derive(Debug, Clone)]
+struct Broken {
+    secret: NamespacedName,
+    wrong: CertificateError,
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secret {} {}", self.secret, self.wrong)
+    }
+}
+
+fn wrong_reason(broken: &Broken) -> &'static str {
+    if broken.wrong == CertificateError::Missing { "MissingReference" } else { "InvalidCertificate" }
+}
+
+fn forget(
+    index: &mut BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
+    of: &NamespacedName,
+    member: &NamespacedName,
+) {
+    if let Some(members) = index.get_mut(of) {
+        members.remove(member);
+        if members.is_empty() {
+            index.remove(of);
+        }
+    }
+}
+
+/// Whether a Frontend may be opened, with what is worth knowing of it; else why not.
+fn standing(
+    frontend: &Arc<Frontend>,
+    view: &View,
+    owners: &mut BTreeMap<u16, Arc<Frontend>>,
+) -> Result<Vec<Finding>, Finding> {
+    let key = frontend.key();
+    if !view.effective.serves_rules {
+        let message = format!("ALB2 {} does not serve Frontends (enableAlb); it is not opened", view.effective.name);
+        return Err(Finding::new(Severity::Info, "NotServed", key, message));
+    }
+    let (protocol, port) = (frontend.spec.protocol(), frontend.spec.port.get());
+    if let Some(word) = frontend.spec.unknown_protocol() {
+        let message = format!("{word:?} is not a protocol (tcp, udp, http, https, grpc, grpcs), and stands for tcp");
+        return Err(Finding::warning("InvalidValue", key, message).at("spec.protocol"));
+    }
+    if !protocol.is_l7() {
+        let message = format!("Frontends of {protocol} are not available yet; port {port} is not opened");
+        return Err(Finding::warning("NotImplemented", key, message).at("spec.protocol"));
+    }
+    if let Some(owner) = owners.get(&port) {
+        let message = format!(
+            "port {port} belongs to Frontend {} ({}), which is older; this one is not opened",
+            owner.metadata.name,
+            owner.spec.protocol()
+        );
+        return Err(Finding::error("Conflict", key, message).at("spec.port").mend("remove one of the two"));
+    }
+    owners.insert(port, frontend.clone());
+    Ok(Vec::new())
+}
+
+/// About an ALB2 that is served.
+fn inform(object: &headwater_model::alb::Alb2, tools: &Tools<'_>, domain: &Domain, findings: &mut Vec<Finding>) {
+    let own = tools.cluster.frontends.iter().any(|(id, frontend)| {
+        id.namespace == object.metadata.namespace && frontend.alb(domain) == Some(&*object.metadata.name)
+    });
+    if !own {
+        let message = format!("no Frontend has the label {}: {}", domain.name_label(), object.metadata.name);
+        findings.push(Finding::new(Severity::Info, "NoListener", object.key(), message));
+    }
+}
+
+/// TimeoutPolicies are for the Gateway API; Frontends and Rules have a timeout of their own.
+fn read_policies(tools: &mut Tools<'_>, changes: Option<&[ObjectKey]>) {
+    let all: Vec<ObjectKey>;
+    let changes = match changes {
+        Some(changes) => changes,
+        None => {
+            all = tools.cluster.timeout_policies.values().map(|policy| policy.key()).collect();
+            &all
+        }
+    };
+    for key in changes.iter().filter(|key| key.kind == Kind::TimeoutPolicy) {
+        let found = tools.cluster.timeout_policies.contains_key(&key.id).then(|| {
+            let message =
+                "it is for a Gateway or a route of the Gateway API, which are not served yet; it has no effect";
+            let finding = Finding::new(Severity::Info, "NotImplemented", key.clone(), message).at("spec.targetRef");
+            finding.mend("for Frontends and Rules set spec.config.timeout")
+        });
+        tools.findings.set(Source::Policy(key.id.clone()), found.into_iter().collect());
+    }
+}
+
+/// About an object that names no ALB2.
+fn nameless(key: ObjectKey, label: &str, options: &Options) -> Vec<Finding> {
+    if options.albs != AlbScope::All {
+        return Vec::new();
+    }
+    let message = format!("the label {label} is missing, so that it belongs to no ALB2; it is not served");
+    vec![Finding::warning("NotServed", key, message).at("metadata.labels")]
+}
+
+fn missing_alb(key: ObjectKey, alb: &NamespacedName, label: &str, tools: &Tools<'_>) -> Vec<Finding> {
+    if tools.options.albs != AlbScope::All || tools.cluster.albs.contains_key(alb) {
+        return Vec::new();
+    }
+    let message = format!("ALB2 {alb} does not exist; it is not served");
+    vec![Finding::warning("MissingReference", key, message).at(format!("metadata.labels[{label}]"))]
+}
+
+fn absent(frontend: &Frontend, alb: &NamespacedName, tools: &Tools<'_>) -> Vec<Finding> {
+    let label = Domain::parse(&tools.options.label_domain).unwrap_or_default().name_label();
+    match &*alb.name {
+        "" => nameless(frontend.key(), &label, tools.options),
+        _ => missing_alb(frontend.key(), alb, &label, tools),
+    }
+}

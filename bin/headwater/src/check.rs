@@ -9,7 +9,8 @@ use clap::ValueEnum;
 use headwater_control::{Extent, Findings};
 use headwater_kube_io::{UnknownKind, read_dir, read_str};
 use headwater_model::finding::Severity;
-use headwater_translate::Options;
+
+use crate::cluster::LabelArgs;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -18,6 +19,8 @@ pub(crate) struct Args {
     /// Form of the answer
     #[arg(short, long, value_enum, value_name = "FORM", default_value_t = Output::Text)]
     output: Output,
+    #[command(flatten)]
+    labels: LabelArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -43,7 +46,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let objects = reading.objects.len();
     let extent = if part { Extent::Part } else { Extent::Whole };
-    let (findings, unknown) = headwater_control::check(reading, Options::embedded(), extent);
+    let (findings, unknown) = headwater_control::check(reading, args.labels.embedded(), extent);
     match args.output {
         Output::Text => print(&text(&findings, objects)),
         Output::Json => print(&json(&findings, &unknown, objects)?),

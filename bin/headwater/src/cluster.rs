@@ -1,11 +1,15 @@
 //! What the roles in a cluster have in common: access to the API server, and which objects count.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use headwater_kube_io::{Access, ApiServer, Selection};
+use headwater_model::alb::Domain;
 use headwater_model::origin::{Kind, NamespacedName};
-use headwater_translate::{CONTROLLER, Options};
+use headwater_netlink::{Netlink, NetlinkError};
+use headwater_translate::{AlbScope, CONTROLLER, LABEL_DOMAIN, Options};
 
 /// The label that gateways' Leases have.
 pub(crate) const GATEWAY_LABEL: (&str, &str) = ("headwater.dev/role", "gateway");
@@ -55,9 +59,44 @@ pub(crate) struct ClusterArgs {
     /// Port at which clients reach HTTPS, for redirects [default: the port of the first HTTPS listener]
     #[arg(long, value_name = "PORT", value_parser = port)]
     published_https_port: Option<u16>,
+    /// Serve this ALB2 of Alauda, as namespace/name, and the Ingresses of its class; may be given several times
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced_name)]
+    alb: Vec<NamespacedName>,
+    #[command(flatten)]
+    pub(crate) labels: LabelArgs,
     /// Namespace of Headwater's Leases [default: $POD_NAMESPACE, else that of the credentials]
     #[arg(long, value_name = "NAMESPACE")]
     lease_namespace: Option<String>,
+}
+
+/// How Alauda's labels and annotations are named.
+#[derive(Clone, clap::Args)]
+pub(crate) struct LabelArgs {
+    /// Base domain of Alauda's labels and annotations
+    #[arg(long, default_value = LABEL_DOMAIN, value_name = "DOMAIN", value_parser = label_domain)]
+    label_domain: String,
+}
+
+impl LabelArgs {
+    /// The options of one machine, for what is served here.
+    pub(crate) fn embedded(&self) -> Options {
+        Options { label_domain: self.label_domain.clone(), ..Options::embedded() }
+    }
+}
+
+fn label_domain(text: &str) -> Result<String, String> {
+    Domain::parse(text).map(|domain| domain.as_str().to_owned()).map_err(|error| error.to_string())
+}
+
+/// Addresses of this host by network interface; `None` where the kernel does not say.
+pub(crate) fn interfaces() -> Option<BTreeMap<String, Vec<IpAddr>>> {
+    let read = || {
+        let mut netlink = Netlink::open()?;
+        let (links, addresses) = (netlink.links()?, netlink.addresses()?);
+        let of = |index| addresses.iter().filter(move |(at, _)| *at == index).map(|(_, net)| net.addr()).collect();
+        Ok(links.into_iter().map(|link| (link.name, of(link.index))).collect())
+    };
+    read().inspect_err(|error: &NetlinkError| tracing::warn!(%error, "network interfaces cannot be read")).ok()
 }
 
 pub(crate) fn namespaced_name(text: &str) -> Result<NamespacedName, String> {
@@ -90,27 +129,44 @@ impl ClusterArgs {
             http_port: self.http_port,
             https_port: self.https_port,
             published_https_port: self.published_https_port,
+            albs: match self.alb.is_empty() {
+                true => AlbScope::None,
+                false => AlbScope::Only(self.alb.clone()),
+            },
+            label_domain: self.labels.label_domain.clone(),
             ..defaults
         }
     }
 
     /// What both roles watch; `own` is the namespace of Headwater, whose settings count wherever Ingresses are read.
     pub(crate) fn selection(&self, own: &str, observe: bool) -> Selection {
+        let of_albs: BTreeSet<String> = self.alb.iter().map(|id| id.namespace.to_string()).collect();
+        let mut kinds =
+            vec![Kind::Service, Kind::EndpointSlice, Kind::GatewaySettings, Kind::IngressClass, Kind::Ingress];
+        if !self.alb.is_empty() {
+            // Their labels say which projects they belong to.
+            kinds.push(Kind::Namespace);
+        }
+        let around = [Kind::Alb2, Kind::Frontend, Kind::Rule];
         Selection {
-            kinds: vec![Kind::Service, Kind::EndpointSlice, Kind::GatewaySettings, Kind::IngressClass, Kind::Ingress],
+            kinds,
             namespaces: self.namespaces(own),
+            within: around.into_iter().flat_map(|kind| of_albs.iter().map(move |of| (kind, of.clone()))).collect(),
             namespace_selector: self.watch_namespace_selector.clone(),
-            always: vec![own.to_owned()],
+            always: of_albs.iter().cloned().chain([own.to_owned()]).collect(),
             observe,
             ..Selection::default()
         }
     }
 
-    /// Those that are watched; empty: all. Headwater's own is among them, for its settings.
+    /// Those that are watched; empty: all. Headwater's own, and those of ALB2s, are among them, for their settings.
     pub(crate) fn namespaces(&self, own: &str) -> Vec<String> {
         let mut namespaces = self.watch_namespaces.clone();
-        if !namespaces.is_empty() && !namespaces.iter().any(|namespace| namespace == own) {
-            namespaces.push(own.to_owned());
+        let more: Vec<&str> = self.alb.iter().map(|id| &*id.namespace).chain([own]).collect();
+        for namespace in more.into_iter().filter(|_| !self.watch_namespaces.is_empty()) {
+            if !namespaces.iter().any(|known| known == namespace) {
+                namespaces.push(namespace.to_owned());
+            }
         }
         namespaces
     }

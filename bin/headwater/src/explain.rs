@@ -147,7 +147,7 @@ fn manifests(args: &Args, path: &Path) -> anyhow::Result<World> {
     }
     // Without nodes it is what `headwater up` serves.
     let gateway_here = cluster.nodes.is_empty();
-    Ok(World::new(cluster, Options { gateway_here, ..args.options(TranslateOptions::embedded()) }))
+    Ok(World::new(cluster, Options { gateway_here, ..args.options(args.cluster.labels.embedded()) }))
 }
 
 async fn api_server(args: &Args) -> anyhow::Result<World> {

@@ -10,10 +10,10 @@ use headwater_kube_io::{ApiServer, HEARTBEAT_DURATION, HEARTBEAT_RENEW, Heartbea
 use headwater_model::report::{GatewayReport, ListenerReport};
 use headwater_process::metrics::Registry;
 use headwater_process::telemetry::LogLevel;
-use headwater_translate::is_about_secrets;
+use headwater_translate::{Options, is_about_secrets};
 use tokio::sync::watch;
 
-use crate::cluster::{ClusterArgs, GATEWAY_LABEL, pod_name, pod_uid};
+use crate::cluster::{ClusterArgs, GATEWAY_LABEL, interfaces, pod_name, pod_uid};
 use crate::running::{Running, ServeArgs, stop_signal};
 
 #[derive(clap::Args)]
@@ -29,7 +29,8 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
     let namespace = args.cluster.namespace(&server);
     let registry = Registry::new();
     let selection = args.cluster.selection(&namespace, false);
-    let control = Control::follow(&server, selection, args.cluster.options(), &registry);
+    let control =
+        Control::follow(&server, selection, Options { interfaces: interfaces(), ..args.cluster.options() }, &registry);
     let findings = control.findings();
     let running = Running::start(control, &args.serve, registry, level).await?;
     tracing::info!(admin = %running.admin_address(), namespace, "gateway is up");

@@ -8,6 +8,7 @@ use headwater_process::metrics::Registry;
 use headwater_process::telemetry::LogLevel;
 use headwater_translate::Options;
 
+use crate::cluster::{LabelArgs, interfaces};
 use crate::running::{Running, ServeArgs, stop_signal};
 
 #[derive(clap::Args)]
@@ -15,11 +16,14 @@ pub(crate) struct Args {
     /// Directory of manifests
     directory: PathBuf,
     #[command(flatten)]
+    labels: LabelArgs,
+    #[command(flatten)]
     serve: ServeArgs,
 }
 
 pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode> {
-    let control = Control::start(&args.directory, Options::embedded(), Box::new(|object| object)).await?;
+    let options = Options { interfaces: interfaces(), ..args.labels.embedded() };
+    let control = Control::start(&args.directory, options, Box::new(|object| object)).await?;
     let running = Running::start(control, &args.serve, Registry::new(), level).await?;
     running.configured().await?;
     tracing::info!(directory = %args.directory.display(), admin = %running.admin_address(), "headwater is up");

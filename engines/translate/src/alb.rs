@@ -18,7 +18,7 @@ pub use dslx::{Compiled, Doubt, DslxError, MAX_ARGUMENT, MAX_ARGUMENTS, compile,
 pub use order::{DEFAULT_PRIORITY, Weight, of_default_backend, of_redirect, precedence};
 pub use pattern::{PatternError, to_regex};
 
-pub(crate) use port::Taken;
+pub(crate) use port::{Place, Taken};
 pub(crate) use state::{Albs, Tools};
 pub(crate) use view::Census;
 pub use view::SETTINGS_ANNOTATION;

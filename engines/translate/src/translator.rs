@@ -9,7 +9,6 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use headwater_model::client::EmitProxyProtocol;
@@ -22,7 +21,7 @@ use headwater_model::gateway::{
 use headwater_model::object::{Ingress, IngressBackend, IngressServiceBackend, Metadata, ServiceBackendPort};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey, Origin};
 
-use crate::alb::{Albs, Taken, Tools};
+use crate::alb::{Albs, Place, Taken, Tools};
 use crate::annotations::Annotated;
 use crate::auth::{self, Server, Sources};
 use crate::certificate::CertificateError;
@@ -645,7 +644,7 @@ impl Translator {
         // Listeners that GatewaySettings write down come first, then ports of ALB2s, then those that stand for silence.
         let mut taken = Taken::default();
         for gateway in environment.gateways.iter().filter(|(id, _)| **id != GatewayId::Default).map(|(_, of)| of) {
-            let places = gateway.listeners.iter().map(|plan| (plan.address, plan.port));
+            let places = gateway.listeners.iter().map(|plan| (plan.address, plan.port, plan.protocol.transport()));
             taken.0.extend(places.map(|place| (place, gateway.origin.key.clone())));
         }
         let mut listeners_changed = albs.publish(&mut taken, findings);
@@ -760,13 +759,13 @@ fn server_pool(key: &PoolKey, host: &str, gateway: &Gateway) -> Pool {
 /// The listeners of a gateway; those that did not change are the pointers of `old`.
 fn listeners(
     gateway: &Gateway,
-    is_taken: impl Fn((IpAddr, u16)) -> bool,
+    is_taken: impl Fn(Place) -> bool,
     tables: &Tables,
     tls: &Arc<TlsTermination>,
 ) -> Vec<Arc<Listener>> {
     let (routes, old) = (&tables.hosts.published, &tables.listeners);
     let none = tables.no_routes.get_or_init(Arc::default);
-    let plans = gateway.listeners.iter().filter(|plan| !is_taken((plan.address, plan.port))).map(|plan| {
+    let plans = gateway.listeners.iter().filter(|plan| !is_taken((plan.address, plan.port, plan.protocol.transport()))).map(|plan| {
         let tls = (plan.protocol == Protocol::Https).then(|| tls.clone());
         let old = old.iter().find(|old| old.name == plan.name);
         let mut listener = Listener {

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 
 use headwater_model::cluster::Change;
 use headwater_model::gateway::GatewaySnapshot;
-use headwater_translate::{Options, Translation};
+use headwater_translate::{AlbScope, Options, Translation};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use support::*;
@@ -110,6 +110,90 @@ fn an_ingress() -> impl Strategy<Value = Value> {
         })
 }
 
+/// An ALB2, a Frontend or a Rule; mostly of each other.
+fn of_an_alb() -> impl Strategy<Value = Value> {
+    let shared = prop_oneof![
+        6 => Just(json!({})),
+        1 => Just(json!({"timeout": {"proxy_read_timeout_ms": 7}})),
+        1 => Just(json!({"auth": {"basic": {"realm": "r", "secret": "n/s1", "secret_type": "auth-map", "auth_type": "basic"}}})),
+        1 => Just(json!({"auth": {"enable": false}})),
+        1 => Just(json!({"modsecurity": {"enable": true}})),
+        1 => Just(json!({"otel": {"enable": true, "exporter": {"collector": {"address": "c:4318", "request_timeout": 1}}}})),
+        1 => Just(json!({"redirect": {"scheme": "https"}})),
+        1 => Just(json!({"keepalive": {"http": {"timeout": "5s"}, "tcp": {"count": 3}}})),
+    ];
+    let metadata = |namespace: &str, name: String, labels: Value, year: Option<u8>| {
+        let mut metadata = json!({"namespace": namespace, "name": name, "labels": labels});
+        if let Some(year) = year {
+            metadata["creationTimestamp"] = json!(format!("202{year}-01-01T00:00:00Z"));
+        }
+        metadata
+    };
+    let years = || proptest::option::of(0..3_u8);
+    let albs =
+        (choice(["demo", "other"]), shared.clone(), 0..7_usize, years()).prop_map(move |(name, shared, nth, year)| {
+            let mut config = shared;
+            let more = [
+                json!({}),
+                json!({"defaultSSLCert": "n/s1", "enableHTTP2": "false"}),
+                json!({"ingressSSLRedirect": true}),
+                json!({"enableALb": false}),
+                json!({"enableIPV6": "false"}),
+            ];
+            config
+                .as_object_mut()
+                .unwrap()
+                .extend(more.get(nth).cloned().unwrap_or(json!({})).as_object().unwrap().clone());
+            let mut metadata = metadata("n", name.to_owned(), json!({}), year);
+            if nth == 6 {
+                metadata["annotations"] = json!({"headwater.dev/settings": "one"});
+            }
+            let spec = if nth == 5 { json!({"address": "192.0.2.1"}) } else { json!({"config": config}) };
+            json!({"kind": "ALB2", "metadata": metadata, "spec": spec})
+        });
+    let group = |service: &str| json!({"services": [{"name": service, "namespace": "n", "port": 80}]});
+    let frontends = (
+        (choice(["f1", "f2", "f3"]), choice(["demo", "demo", "other", ""])),
+        (choice(["80", "81"]), choice(["http", "https", "grpc", "tcp", "udp"])),
+        (shared.clone(), proptest::option::of(choice(["one", "gone"])), proptest::option::of(Just("n/s2")), years()),
+    );
+    let frontends = frontends.prop_map(move |((name, alb), (port, protocol), (shared, service, secret, year))| {
+        let labels = if alb.is_empty() { json!({}) } else { json!({"alb2.cpaas.io/name": alb}) };
+        let mut spec = json!({"port": port.parse::<u16>().unwrap(), "protocol": protocol, "config": shared});
+        spec["serviceGroup"] = service.map_or(Value::Null, group);
+        spec["certificate_name"] = json!(secret);
+        json!({"kind": "Frontend", "metadata": metadata("n", name.to_owned(), labels, year), "spec": spec})
+    });
+    let terms = prop_oneof![
+        4 => choice(["/", "/a", "/b"]).prop_map(|path| json!([{"type": "URL", "values": [["STARTS_WITH", path]]}])),
+        3 => choice(["a.example", "b.example"]).prop_map(|host| json!([{"type": "HOST", "values": [["EQ", host]]}])),
+        1 => Just(json!([{"type": "URL", "values": [["REGEX", "/a(?=b)"]]}])),
+        1 => Just(Value::Null),
+    ];
+    let rules = (
+        (0..6_u8, choice(["demo", "demo", "other", ""]), choice(["f1", "f2", "f3", "f4", ""])),
+        (terms, shared, choice(["one", "two", "gone"]), 0..3_i64),
+        (proptest::option::of(choice(["n/s1", "n/s2"])), 0..3_i64),
+    );
+    let rules =
+        rules.prop_map(move |((nth, alb, frontend), (dslx, shared, service, priority), (secret, generation))| {
+            let mut labels = json!({});
+            for (label, value) in [("alb2.cpaas.io/name", alb), ("alb2.cpaas.io/frontend", frontend)] {
+                if !value.is_empty() {
+                    labels[label] = json!(value);
+                }
+            }
+            let mut metadata = metadata("n", format!("r{nth}"), labels, None);
+            metadata["generation"] = json!(generation);
+            let spec = json!({
+                "dslx": dslx, "config": shared, "priority": priority, "serviceGroup": group(service),
+                "certificate_name": secret, "domain": "a.example",
+            });
+            json!({"kind": "Rule", "metadata": metadata, "spec": spec})
+        });
+    prop_oneof![1 => albs, 2 => frontends, 4 => rules]
+}
+
 fn any_object() -> impl Strategy<Value = Value> {
     let services =
         (choice(["n/one", "n/two", "m/one"]), prop_oneof![4 => Just(80_u16), 1 => Just(81)], choice(["", "grpc"]));
@@ -136,7 +220,7 @@ fn any_object() -> impl Strategy<Value = Value> {
         let listeners = |port: u16| json!([
             {"name": "http", "port": port, "protocol": "HTTP"}, {"name": "https", "port": port + 1, "protocol": "HTTPS"},
         ]);
-        settings(id, [
+        settings(&id.replace("infra/one", if nth == 0 { "n/one" } else { "infra/one" }), [
             json!({}),
             json!({"listeners": listeners(8000)}),
             json!({"listeners": listeners(8001), "retries": {"attempts": 0}}),
@@ -155,7 +239,7 @@ fn any_object() -> impl Strategy<Value = Value> {
                 .clone(),
         )
     });
-    prop_oneof![8 => an_ingress(), 3 => services, 3 => slices, 3 => secrets, 1 => classes, 1 => gateways, 1 => config]
+    prop_oneof![8 => an_ingress(), 8 => of_an_alb(), 3 => services, 3 => slices, 3 => secrets, 1 => classes, 1 => gateways, 1 => config]
 }
 
 fn check(before: &Translation, after: &Translation, fresh: &Translation) -> Result<(), TestCaseError> {
@@ -192,10 +276,10 @@ proptest! {
     #[test]
     fn edits_end_where_a_full_translation_ends(
         embedded in proptest::bool::ANY,
-        start in proptest::collection::vec(any_object(), 0..25),
+        start in proptest::collection::vec(any_object(), 0..35),
         edits in proptest::collection::vec((any_object(), proptest::bool::weighted(0.3), proptest::bool::weighted(0.3)), 1..25),
     ) {
-        let options = if embedded { Options::embedded() } else { Options::default() };
+        let options = if embedded { Options::embedded() } else { Options { albs: AlbScope::All, ..Options::default() } };
         let classes = if embedded { vec![] } else { vec![class("hw", None)] };
         let (mut world, mut before) = World::new(options, start.into_iter().chain(classes));
         let mut keys = Vec::new();
@@ -271,4 +355,47 @@ fn a_new_generation_alone_changes_nothing() {
     let after = world.set(with(web, "metadata.generation", json!(7)));
     assert!(!after.changed);
     assert!(Arc::ptr_eq(&before.snapshot, &after.snapshot));
+}
+
+#[test]
+fn one_changed_rule_of_many_leaves_all_the_others_and_their_pools_the_same_pointers() {
+    let rule = |nth: usize, path: &str| {
+        let labels = json!({"alb2.cpaas.io/name": "demo", "alb2.cpaas.io/frontend": "f"});
+        json!({
+            "kind": "Rule", "metadata": {"namespace": "n", "name": format!("r{nth}"), "labels": labels},
+            "spec": {
+                "dslx": [
+                    {"type": "HOST", "values": [["EQ", format!("h{}.example", nth % 100)]]},
+                    {"type": "URL", "values": [["STARTS_WITH", path]]},
+                ],
+                "serviceGroup": {"services": [{"name": format!("s{}", nth % 10), "port": 80}]},
+            },
+        })
+    };
+    let frontend = json!({
+        "kind": "Frontend", "metadata": {"namespace": "n", "name": "f", "labels": {"alb2.cpaas.io/name": "demo"}},
+        "spec": {"port": 80, "protocol": "http"},
+    });
+    let alb = json!({"kind": "ALB2", "metadata": {"namespace": "n", "name": "demo"}, "spec": {"config": {}}});
+    let services = (0..10).map(|nth| service(&format!("n/s{nth}"), 80));
+    let rules = (0..1000).map(|nth| rule(nth, &format!("/{nth}")));
+    let (mut world, before) = World::new(Options::embedded(), services.chain(rules).chain([frontend, alb]));
+    let after = world.set(rule(7, "/other"));
+    let hosts = |translation: &Translation| translation.snapshot.listeners[0].routes.hosts.clone();
+    let (old, new) = (hosts(&before), hosts(&after));
+    let kept = old.iter().filter(|(host, old)| Arc::ptr_eq(old, &new[host])).count();
+    assert_eq!((old.len(), kept), (100, 99));
+    let edited = host("h7.example");
+    let same = new[&edited].rules.iter().filter(|rule| old[&edited].rules.iter().any(|old| Arc::ptr_eq(old, rule)));
+    assert_eq!((new[&edited].rules.len(), same.count()), (10, 9));
+    assert!(
+        before
+            .snapshot
+            .pools
+            .0
+            .iter()
+            .zip(&after.snapshot.pools.0)
+            .all(|(a, b)| { Arc::ptr_eq(a.as_ref().unwrap(), b.as_ref().unwrap()) })
+    );
+    assert!(!world.set(rule(7, "/other")).changed, "nothing new");
 }

@@ -43,6 +43,8 @@ pub struct Selection {
     pub kinds: Vec<Kind>,
     /// Where objects of namespaced kinds are read; empty: in all namespaces.
     pub namespaces: Vec<String>,
+    /// Kinds that are read as a whole in one namespace, whatever `namespaces` says.
+    pub within: Vec<(Kind, String)>,
     /// Label selector over Namespaces: objects in others count as absent, but for those asked for by name.
     pub namespace_selector: Option<String>,
     /// Namespaces that the selector cannot leave out.
@@ -142,6 +144,10 @@ impl ApiServerSource {
             source.store.select(BTreeSet::new());
             let scope = Scope { labels: Some(labels.as_str().into()), ..Scope::whole(Kind::Namespace, "") };
             let id = source.watch(scope, true);
+            source.unlisted.insert(id);
+        }
+        for (kind, namespace) in &selection.within {
+            let id = source.watch(Scope::whole(*kind, namespace), false);
             source.unlisted.insert(id);
         }
         for kind in kinds {

@@ -2,12 +2,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ahash::AHashMap as HashMap;
 use headwater_model::alb::Frontend;
+use headwater_model::alb::config::TcpKeepalive;
 use headwater_model::alb::frontend::Protocol as Spoken;
 use headwater_model::finding::Finding;
-use headwater_model::gateway::{HostPattern, Listener, Protocol, TlsTermination};
+use headwater_model::gateway::{HostPattern, Listener, PoolId, Protocol, StreamRoute, TcpKeepAlive, TlsTermination};
+use headwater_model::nat::Transport;
 use headwater_model::origin::{NamespacedName, ObjectKey};
 
 use super::rule::Entry;
@@ -25,14 +28,19 @@ pub(super) type Claim = (HostPattern, NamespacedName);
 
 /// Addresses and ports that are given away already, and to whom.
 #[derive(Debug, Default)]
-pub(crate) struct Taken(pub(crate) Vec<((IpAddr, u16), ObjectKey)>);
+pub(crate) struct Taken(pub(crate) Vec<(Place, ObjectKey)>);
+
+/// See [`Listener::place`].
+pub(crate) type Place = (IpAddr, u16, Transport);
 
 impl Taken {
-    fn owner(&self, place: (IpAddr, u16)) -> Option<&ObjectKey> {
-        self.0.iter().find(|(other, _)| overlap(*other, place)).map(|(_, owner)| owner)
+    fn owner(&self, place: Place) -> Option<&ObjectKey> {
+        let (address, port, transport) = place;
+        let is_same = |other: &Place| other.2 == transport && overlap((other.0, other.1), (address, port));
+        self.0.iter().find(|(other, _)| is_same(other)).map(|(_, owner)| owner)
     }
 
-    pub(crate) fn holds(&self, place: (IpAddr, u16)) -> bool {
+    pub(crate) fn holds(&self, place: Place) -> bool {
         self.owner(place).is_some()
     }
 }
@@ -45,6 +53,8 @@ pub(super) struct OpenPort {
     pub(super) age: Age,
     /// Its redirect and its default backend.
     pub(super) entries: Vec<Entry>,
+    /// Of tcp and udp, and the pools that it holds.
+    stream: Option<(Arc<StreamRoute>, Vec<PoolId>)>,
     /// What is wrong with what rules inherit from the ALB2.
     pub(super) above: Vec<Finding>,
     pub(super) table: PortTable,
@@ -62,6 +72,7 @@ impl OpenPort {
             view,
             age,
             entries: Vec::new(),
+            stream: None,
             above: Vec::new(),
             table: PortTable::default(),
             default_secret: None,
@@ -77,8 +88,15 @@ impl OpenPort {
         view: Arc<View>,
         age: Age,
         mut entries: Vec<Entry>,
+        stream: Option<(StreamRoute, Vec<PoolId>)>,
         pools: &mut PoolRegistry,
     ) {
+        let old = self.stream.take();
+        self.stream = stream.map(|(mut route, held)| match &old {
+            Some((old, _)) if is_same_route(old, &mut route) => (old.clone(), held),
+            _ => (Arc::new(route), held),
+        });
+        old.iter().flat_map(|(_, held)| held).for_each(|pool| pools.release(*pool));
         for new in &mut entries {
             if let Some(old) = self.entries.iter().find(|old| same_rule(&old.rule, &new.rule)) {
                 new.rule = old.rule.clone();
@@ -95,6 +113,12 @@ impl OpenPort {
         }
         self.alb = view.object.id();
         (self.object, self.view, self.age, self.entries) = (object, view, age, entries);
+    }
+
+    /// Gives back everything it holds.
+    pub(super) fn release(&self, pools: &mut PoolRegistry) {
+        let held = self.stream.iter().flat_map(|(_, held)| held);
+        self.entries.iter().flat_map(|entry| &entry.pools).chain(held).for_each(|pool| pools.release(*pool));
     }
 
     /// One Rule more wants the certificate for the name.
@@ -131,19 +155,27 @@ impl OpenPort {
         taken: &mut Taken,
         old: &[Arc<Listener>],
     ) -> (Vec<Arc<Listener>>, Vec<Finding>) {
-        let spec = &self.object.spec;
+        let object = self.object.clone();
+        let spec = &object.spec;
         let keepalive = spec.config.as_ref().and_then(|config| config.keepalive.as_ref());
         let mut connection = self.view.connection(keepalive.and_then(|keepalive| keepalive.http.as_ref()));
         // gRPC has nothing else.
         connection.http2 |= matches!(spec.protocol(), Spoken::Grpc | Spoken::Grpcs);
+        connection.tcp_keep_alive = keepalive.and_then(|keepalive| keepalive.tcp).map(probes);
         let http2 = connection.http2;
         let connection = Arc::new(connection);
         let routes = self.table.publish().clone();
         let tls = spec.terminates_tls().then(|| self.termination(certificates, http2));
-        let protocol = if tls.is_some() { Protocol::Https } else { Protocol::Http };
+        let protocol = match spec.protocol() {
+            Spoken::Tcp => Protocol::Tcp,
+            Spoken::Udp => Protocol::Udp,
+            _ if tls.is_some() => Protocol::Https,
+            _ => Protocol::Http,
+        };
+        let stream = self.stream.as_ref().map(|(route, _)| route);
         let (mut listeners, mut findings) = (Vec::new(), Vec::new());
         for address in &self.view.addresses {
-            let place = (*address, self.object.spec.port.get());
+            let place = (*address, self.object.spec.port.get(), protocol.transport());
             if let Some(owner) = taken.owner(place) {
                 let message = format!("{} port {} belongs to {owner}; it is not opened", place.0, place.1);
                 findings.push(Finding::error("Conflict", self.object.key(), message).at("spec.port"));
@@ -161,6 +193,7 @@ impl OpenPort {
                 connection: connection.clone(),
                 tls: tls.clone(),
                 routes: routes.clone(),
+                stream: stream.cloned(),
             };
             let Some(old) = old else {
                 listeners.push(Arc::new(listener));
@@ -187,6 +220,31 @@ impl OpenPort {
         })
     }
 }
+
+/// Equal but for the generation of the object.
+fn is_same_route(old: &StreamRoute, new: &mut StreamRoute) -> bool {
+    if old.origin.key == new.origin.key {
+        new.origin = old.origin.clone();
+    }
+    old == new
+}
+
+/// nginx's `so_keepalive`: silent altogether, the kernel's own numbers.
+fn probes(written: TcpKeepalive) -> TcpKeepAlive {
+    let TcpKeepalive { idle, interval, count } = written;
+    if written == TcpKeepalive::default() {
+        return TcpKeepAlive::default();
+    }
+    TcpKeepAlive {
+        idle: Some(idle.map_or(PROBE_AFTER, |time| time.0)),
+        interval: interval.map(|time| time.0),
+        count: Some(count.unwrap_or(PROBES)),
+    }
+}
+
+/// Where another number is written.
+const PROBE_AFTER: Duration = Duration::from_secs(30 * 60);
+const PROBES: u32 = 10;
 
 /// Of several certificates for a name that of the first Secret by namespace and name is served.
 fn as_claim((name, secret): &Claim) -> tls::Claim {

@@ -9,10 +9,11 @@ use headwater_model::alb::frontend::Protocol;
 use headwater_model::alb::inherit::{Inherited, Level, Levels, frontend_redirect};
 use headwater_model::alb::{Domain, Frontend, Rule as Written};
 use headwater_model::cluster::Cluster;
-use headwater_model::finding::Finding;
+use headwater_model::finding::{Finding, Severity};
 use headwater_model::gateway::{
     Action, AllowedOrigin, Auth, Backend, Balance, Cors, Filters, Forward, HashKey, HeaderEdits, HostPattern, Match,
-    PathRewrite, PoolId, Precedence, Refuse, RouteTimeouts, Rule, UrlRewrite,
+    PathRewrite, PoolId, Precedence, Refuse, RouteTimeouts, Rule, RuleSource, StreamBackend, StreamRoute,
+    StreamTimeouts, Trace, UrlRewrite,
 };
 use headwater_model::object::ServiceBackendPort;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey, Origin};
@@ -27,6 +28,7 @@ use crate::header_rewrite;
 use crate::host::parse_host;
 use crate::pools::{PoolKey, PoolRegistry};
 use crate::service::{self, Speech, Unresolved};
+use crate::trace::{self, TraceDoubt, TracedService};
 
 /// Headers that browsers may send where a rule does not say which.
 const CORS_HEADERS: &str = "DNT,X-CustomHeader,Keep-Alive,User-Agent,X-Requested-With,If-Modified-Since,Cache-Control,\
@@ -51,6 +53,8 @@ pub(super) struct Made {
     pub(super) findings: Vec<Finding>,
     /// About the ALB2 that the object belongs to.
     pub(super) above: Vec<Finding>,
+    /// Of a Frontend of tcp or udp, with the pools that are acquired for it.
+    pub(super) stream: Option<(StreamRoute, Vec<PoolId>)>,
     /// Names that are to be answered with the certificate of a Secret.
     pub(super) claims: Vec<(HostPattern, NamespacedName)>,
 }
@@ -64,19 +68,34 @@ pub(super) struct Port<'a> {
     pub(super) frontend: &'a Frontend,
     /// What the ALB2 and the Frontend may read; lists of users are read once for all rules.
     pub(super) sources: [Sources<'a>; 2],
+    /// How rules are traced that say nothing of it, and what is wrong with it.
+    pub(super) trace: (Option<Arc<Trace>>, Vec<TraceDoubt>),
+}
+
+/// How requests that meet these levels are traced.
+pub(super) fn trace_of(levels: &Levels<'_>, view: &View) -> (Option<Arc<Trace>>, Vec<TraceDoubt>) {
+    let Some(otel) = levels.otel() else { return (None, Vec::new()) };
+    let alb = TracedService { name: &view.effective.name, namespace: &view.effective.namespace, kind: "alb" };
+    let (trace, doubts) = trace::trace(&otel, alb);
+    (trace.map(Arc::new), doubts)
 }
 
 /// What a rule does, apart from what it matches.
 struct Doing {
     filters: Filters,
     auth: Option<Auth>,
+    trace: Option<Arc<Trace>>,
     action: Action,
 }
 
 impl Doing {
+    fn only(action: Action) -> Self {
+        Self { filters: Filters::default(), auth: None, trace: None, action }
+    }
+
     fn refuse(reason: &str) -> Self {
         let action = Action::Refuse(Refuse { status: 503, reason: reason.into() });
-        Self { filters: Filters::default(), auth: None, action }
+        Self::only(action)
     }
 }
 
@@ -110,7 +129,7 @@ impl Port<'_> {
         };
         let doing = if broken { Doing::refuse("invalid_rule") } else { part.doing(written, &host) };
         let place = precedence(spec.priority, compiled.weight, &written.metadata.name);
-        let rule = part.finish(written.origin(), "spec", place, compiled.matches, doing);
+        let rule = part.finish(written.origin(), source_of(written), "spec", place, compiled.matches, doing);
         let pools = std::mem::take(&mut part.held);
         made.entries.push(Entry { hosts: compiled.hosts, rule, pools });
         made
@@ -123,20 +142,26 @@ impl Port<'_> {
         let key = self.frontend.key();
         let name = &*self.frontend.metadata.name;
         let mut part = Part { port: self, key: &key, pools, made: &mut made, held: Vec::new() };
+        if !self.frontend.spec.protocol().is_l7() {
+            let route = part.stream();
+            let held = std::mem::take(&mut part.held);
+            made.stream = Some((route, held));
+            return made;
+        }
         let mut entries = Vec::new();
         if let Some(written) = frontend_redirect(&self.view.effective, &self.frontend.spec) {
             let doing = part.redirect(&written, "spec.config.redirect");
             let origin = self.frontend.origin();
-            let rule = part.finish(origin, "spec.config.redirect", of_redirect(name), every_request(), doing);
+            let rule = part.finish(origin, None, "spec.config.redirect", of_redirect(name), every_request(), doing);
             entries.push(Entry { hosts: vec![HostPattern::Any], rule, pools: Vec::new() });
         }
         let group = self.frontend.spec.service_group.as_ref();
         if let Some(group) = group.filter(|group| !group.services.is_empty()) {
             let speech = part.speech(self.frontend.spec.backend_protocol);
             let action = part.forward(Some(group), speech, self.view.gateway.routes.timeouts);
-            let doing = Doing { filters: Filters::default(), auth: None, action };
+            let doing = Doing::only(action);
             let origin = self.frontend.origin();
-            let rule = part.finish(origin, "spec.serviceGroup", of_default_backend(name), every_request(), doing);
+            let rule = part.finish(origin, None, "spec.serviceGroup", of_default_backend(name), every_request(), doing);
             let pools = std::mem::take(&mut part.held);
             entries.push(Entry { hosts: vec![HostPattern::Any], rule, pools });
         }
@@ -168,7 +193,15 @@ impl Part<'_, '_> {
         self.tell(Finding::error(reason, self.key.clone(), message).at(field));
     }
 
-    fn finish(&self, origin: Origin, field: &str, place: Precedence, matches: Match, doing: Doing) -> Arc<Rule> {
+    fn finish(
+        &self,
+        origin: Origin,
+        source: Option<RuleSource>,
+        field: &str,
+        place: Precedence,
+        matches: Match,
+        doing: Doing,
+    ) -> Arc<Rule> {
         Arc::new(Rule {
             origin: Arc::new(origin),
             field: field.into(),
@@ -176,6 +209,8 @@ impl Part<'_, '_> {
             matches,
             filters: doing.filters,
             auth: doing.auth.map(Arc::new),
+            trace: doing.trace,
+            source: source.map(Arc::new),
             action: doing.action,
         })
     }
@@ -189,9 +224,6 @@ impl Part<'_, '_> {
             }
             return Doing::refuse(UNAVAILABLE_GUARD);
         }
-        if levels.otel().is_some() && written.spec.config.as_ref().is_some_and(|config| config.otel.is_some()) {
-            self.tell(not_traced(self.key));
-        }
         let filters = self.filters(written);
         if let Some(redirect) = written.spec.redirect() {
             return self.redirect(&redirect, "spec.config.redirect");
@@ -202,7 +234,15 @@ impl Part<'_, '_> {
         let timeouts = timeouts(port.view.gateway.routes.timeouts, levels.timeout());
         let speech = self.speech(written.spec.backend_protocol);
         let action = self.forward(written.spec.service_group.as_ref(), speech, timeouts);
-        Doing { filters, auth, action }
+        let trace = match &written.spec.config {
+            Some(config) if config.otel.is_some() => {
+                let (trace, doubts) = trace_of(&levels, port.view);
+                doubts.iter().for_each(|doubt| self.tell(doubtful(doubt, self.key.clone())));
+                trace
+            }
+            _ => port.trace.0.clone(),
+        };
+        Doing { filters, auth, trace: trace.filter(|_| matches!(action, Action::Forward(_))), action }
     }
 
     /// What endpoints are spoken to in; `None`: what their Service says.
@@ -219,7 +259,7 @@ impl Part<'_, '_> {
 
     fn redirect(&mut self, written: &config::Redirect, field: &str) -> Doing {
         match redirect::redirect(written) {
-            Ok(redirect) => Doing { filters: Filters::default(), auth: None, action: Action::Redirect(redirect) },
+            Ok(redirect) => Doing::only(Action::Redirect(redirect)),
             Err((name, wrong)) => {
                 let message = format!("{wrong}; requests get 503 invalid_rule");
                 self.error("InvalidValue", &format!("{field}.{name}"), message);
@@ -265,11 +305,9 @@ impl Part<'_, '_> {
         if let Some(told) = levels.modsecurity() {
             found.push((told.level, no_firewall(&key_of(told.level))));
         }
-        if levels.otel().is_some() {
-            let own = port.frontend.spec.config.as_ref().is_some_and(|config| config.otel.is_some());
-            let level = if own { Level::Frontend } else { Level::Alb };
-            found.push((level, not_traced(&key_of(level))));
-        }
+        let own = port.frontend.spec.config.as_ref().is_some_and(|config| config.otel.is_some());
+        let level = if own { Level::Frontend } else { Level::Alb };
+        found.extend(port.trace.1.iter().map(|doubt| (level, doubtful(doubt, key_of(level)))));
         if let Some(told) = levels.auth() {
             let annotations = AuthAnnotations::of_config(told.value);
             let sources = &port.sources[usize::from(told.level != Level::Alb)];
@@ -306,7 +344,15 @@ impl Part<'_, '_> {
                 Err(wrong) => {
                     let reason = if wrong.reason == "no_service" { "MissingReference" } else { "InvalidBackend" };
                     let others = match group.services.len() {
-                        1 => format!("requests get 503 {}", wrong.reason),
+                        1 => format!(
+                            "{} {}",
+                            if speech.is_some_and(|speech| matches!(speech, Speech::Tcp | Speech::Udp)) {
+                                "it is refused with"
+                            } else {
+                                "requests get 503"
+                            },
+                            wrong.reason
+                        ),
                         _ => "its share goes to the others".to_owned(),
                     };
                     let finding = Finding::error(reason, self.key.clone(), format!("{}; {others}", wrong.message));
@@ -328,6 +374,35 @@ impl Part<'_, '_> {
             retry: routes.retry,
             mirrors: Vec::new(),
         })
+    }
+
+    /// Where connections or datagrams go, all of them.
+    fn stream(&mut self) -> StreamRoute {
+        let port = self.port;
+        let is_udp = port.frontend.spec.protocol() == Protocol::Udp;
+        let speech = if is_udp { Speech::Udp } else { Speech::Tcp };
+        let told = Levels::of_port(&port.view.object, port.frontend).timeout();
+        let timeouts = timeouts(port.view.gateway.routes.timeouts, told);
+        let group = port.frontend.spec.service_group.as_ref();
+        let action = self.forward(group, Some(speech), timeouts);
+        let (backends, balance, refuse) = match action {
+            Action::Forward(forward) => (forward.backends, forward.balance, None),
+            Action::Refuse(refuse) => (Vec::new(), Balance::RoundRobin, Some(refuse.reason)),
+            _ => (Vec::new(), Balance::RoundRobin, None),
+        };
+        StreamRoute {
+            origin: Arc::new(port.frontend.origin()),
+            field: "spec.serviceGroup".into(),
+            backends: backends
+                .iter()
+                .map(|Backend { pool, weight, .. }| StreamBackend { pool: *pool, weight: *weight })
+                .collect(),
+            refuse,
+            balance,
+            timeouts: StreamTimeouts { connect: timeouts.connect, idle: timeouts.send.max(timeouts.idle) },
+            attempts: port.view.gateway.routes.retry.attempts,
+            transparent: false,
+        }
     }
 
     fn backend(&mut self, written: &WeightedService, speech: Option<Speech>) -> Result<PoolId, Unresolved> {
@@ -481,6 +556,13 @@ fn path_rewrite(base: &str, target: &str) -> Result<PathRewrite, (&'static str, 
     }
 }
 
+/// What a Rule says that it was made for.
+fn source_of(written: &Written) -> Option<RuleSource> {
+    let source = written.spec.source.as_ref().filter(|source| !source.source_type.is_empty())?;
+    let id = NamespacedName::new(source.namespace.as_str(), source.name.as_str());
+    Some(RuleSource { kind: source.source_type.as_str().into(), id })
+}
+
 fn timeouts(defaults: RouteTimeouts, told: Option<Inherited<'_, Timeout>>) -> RouteTimeouts {
     let Some(Inherited { value, .. }) = told else { return defaults };
     RouteTimeouts { connect: value.connect(), send: value.send(), idle: value.read(), request: defaults.request }
@@ -492,7 +574,7 @@ fn no_firewall(key: &ObjectKey) -> Finding {
     finding.mend("set enable to false to serve everybody, or keep a firewall in front")
 }
 
-fn not_traced(key: &ObjectKey) -> Finding {
-    let message = "tracing is not available yet; requests are served without it";
-    Finding::warning("NotImplemented", key.clone(), message).at("spec.config.otel")
+fn doubtful(doubt: &TraceDoubt, key: ObjectKey) -> Finding {
+    let severity = if doubt.fatal { Severity::Error } else { Severity::Warning };
+    Finding::new(severity, doubt.reason, key, doubt.message.as_str()).at(format!("spec.config.otel.{}", doubt.field))
 }

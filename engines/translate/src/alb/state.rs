@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use headwater_model::alb::frontend::Protocol;
+use headwater_model::alb::inherit::Levels;
 use headwater_model::alb::{Domain, Frontend, Rule as Written};
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::{Finding, Severity};
@@ -14,7 +16,7 @@ use headwater_model::gateway::{Certificate, Listener};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 
 use super::port::{OpenPort, Taken};
-use super::rule::{Entry, Made, Port};
+use super::rule::{Entry, Made, Port, trace_of};
 use super::uses::Uses;
 use super::view::{Census, View};
 use crate::auth::Sources;
@@ -145,7 +147,7 @@ impl Albs {
             return;
         }
         let mut touched = self.read_albs(tools, &mut dirty);
-        self.index_frontends(tools, &dirty, &mut touched);
+        self.index_frontends(tools, &mut dirty, &mut touched);
         for alb in touched {
             self.settle_frontends(tools, &alb, &mut dirty);
         }
@@ -188,22 +190,23 @@ impl Albs {
     /// Reads the dirty ALB2s. Returns those whose Frontends have to be looked at.
     fn read_albs(&mut self, tools: &mut Tools<'_>, dirty: &mut Dirty) -> BTreeSet<NamespacedName> {
         let mut touched = BTreeSet::new();
-        for id in &dirty.albs {
+        for id in &std::mem::take(&mut dirty.albs) {
             let mut findings = Vec::new();
             let object = tools.cluster.albs.get(id).filter(|_| tools.options.albs.holds(id));
             let view =
                 object.and_then(|object| View::read(object, tools.cluster, tools.options, &self.domain, &mut findings));
-            if let Some(object) = object.filter(|_| view.is_some()) {
-                inform(object, tools, &self.domain, &mut findings);
-            }
             tools.findings.set(Source::Alb(id.clone()), findings);
-            let same = match (&view, self.views.get(id)) {
-                (Some(new), Some(old)) => *new == **old,
-                (None, None) => true,
-                _ => false,
-            };
-            if same {
-                continue;
+            match (&view, self.views.get(id)) {
+                (Some(new), Some(old)) if *new == **old => continue,
+                (Some(_), Some(_)) => {}
+                // What belongs to an ALB2 that is not served is told why, even where no Frontend brings it along.
+                _ => {
+                    let label = self.domain.name_label();
+                    let own = |rule: &Written| rule.metadata.labels.get(&label).is_some_and(|name| **name == *id.name);
+                    let rules =
+                        tools.cluster.rules.iter().filter(|(of, rule)| of.namespace == id.namespace && own(rule));
+                    dirty.rules.extend(rules.map(|(id, _)| id.clone()));
+                }
             }
             if self.views.get(id).is_some_and(|old| view.as_ref().is_none_or(|new| new.gateway != old.gateway)) {
                 // Health and keep-alive of its pools.
@@ -218,8 +221,12 @@ impl Albs {
         touched
     }
 
-    fn index_frontends(&mut self, tools: &Tools<'_>, dirty: &Dirty, touched: &mut BTreeSet<NamespacedName>) {
+    fn index_frontends(&mut self, tools: &Tools<'_>, dirty: &mut Dirty, touched: &mut BTreeSet<NamespacedName>) {
         for id in &dirty.frontends {
+            if !self.ports.contains_key(id) {
+                // They were told that it is not there.
+                dirty.rules.extend(self.rules_of.get(id).into_iter().flatten().cloned());
+            }
             if let Some(old) = self.alb_of.remove(id) {
                 forget(&mut self.frontends_of, &old, id);
                 touched.insert(old);
@@ -244,7 +251,7 @@ impl Albs {
         }
         frontends.sort_by(|(a, _), (b, _)| a.cmp(b));
         let mut open: BTreeSet<NamespacedName> = BTreeSet::new();
-        let mut owners: BTreeMap<u16, Arc<Frontend>> = BTreeMap::new();
+        let mut owners: BTreeMap<(u16, bool), Arc<Frontend>> = BTreeMap::new();
         for (age, object) in &frontends {
             let id = object.id();
             let Some(view) = &view else {
@@ -270,8 +277,12 @@ impl Albs {
         for id in closed {
             self.close(tools, &id, dirty);
         }
-        let above: BTreeSet<Finding> =
-            open.iter().filter_map(|id| self.ports.get(id)).flat_map(|port| port.above.iter().cloned()).collect();
+        let above = open.iter().filter_map(|id| self.ports.get(id)).flat_map(|port| port.above.iter().cloned());
+        let mut above: BTreeSet<Finding> = above.collect();
+        if let Some(view) = view.filter(|view| frontends.is_empty() && view.effective.serves_rules) {
+            let message = format!("no Frontend has the label {}: {}", self.domain.name_label(), alb.name);
+            above.insert(Finding::new(Severity::Info, "NoListener", view.object.key(), message));
+        }
         tools.findings.set(Source::Inherited(alb.clone()), above.into_iter().collect());
     }
 
@@ -307,9 +318,10 @@ impl Albs {
             view,
             frontend: object,
             sources: [&alb_key, &key].map(|key| Sources::new(tools.cluster, key, tools.options.reads_secrets)),
+            trace: trace_of(&Levels::of_port(&view.object, object), view),
         }
         .frontend(tools.pools);
-        let Made { entries, mut uses, findings, above, .. } = made;
+        let Made { entries, mut uses, findings, above, stream, .. } = made;
         told.extend(findings);
         let default = object
             .spec
@@ -328,12 +340,12 @@ impl Albs {
         let port = self.ports.entry(id).or_insert_with(|| OpenPort::new(object.clone(), view.clone(), age.clone()));
         port.default_secret = default.cloned();
         port.above = above;
-        port.replace(object.clone(), view.clone(), age.clone(), entries, tools.pools);
+        port.replace(object.clone(), view.clone(), age.clone(), entries, stream, tools.pools);
     }
 
     fn close(&mut self, tools: &mut Tools<'_>, id: &NamespacedName, dirty: &mut Dirty) {
         let Some(port) = self.ports.remove(id) else { return };
-        port.entries.iter().flat_map(|entry| &entry.pools).for_each(|pool| tools.pools.release(*pool));
+        port.release(tools.pools);
         self.uses.set(&ObjectKey { kind: Kind::Frontend, id: id.clone() }, BTreeSet::new());
         tools.findings.set(Source::Listeners(id.clone()), Vec::new());
         dirty.rules.extend(self.rules_of.get(id).into_iter().flatten().cloned());
@@ -364,6 +376,7 @@ impl Albs {
         }
         for (frontend, ids) in groups {
             let place = frontend.as_ref().and_then(|id| self.ports.get(id));
+            let place = place.filter(|port| port.object.spec.protocol().is_l7());
             let place = place.map(|port| (port.object.clone(), port.view.clone()));
             match place {
                 Some((object, view)) => self.translate_group(tools, &object, &view, &ids),
@@ -394,6 +407,7 @@ impl Albs {
             view,
             frontend,
             sources: [&alb_key, &key].map(|key| Sources::new(cluster, key, reads)),
+            trace: trace_of(&Levels::of_port(&view.object, frontend), view),
         };
         for id in ids {
             let Some(rule) = cluster.rules.get(*id) else { continue };
@@ -494,7 +508,7 @@ impl Albs {
         let message = match frontend {
             None => format!("the label {label} is missing, so that it belongs to no Frontend; it is not served"),
             Some(frontend) if tools.cluster.frontends.contains_key(frontend) => {
-                format!("Frontend {} serves no Rules; this one is not served", frontend.name)
+                format!("Frontend {} is not opened, or is of tcp or udp; the Rule is not served", frontend.name)
             }
             Some(frontend) => format!("Frontend {frontend} does not exist; the Rule is not served"),
         };
@@ -572,7 +586,8 @@ fn forget(
 fn standing(
     frontend: &Arc<Frontend>,
     view: &View,
-    owners: &mut BTreeMap<u16, Arc<Frontend>>,
+    // By port, and whether it is of UDP.
+    owners: &mut BTreeMap<(u16, bool), Arc<Frontend>>,
 ) -> Result<Vec<Finding>, Finding> {
     let key = frontend.key();
     if !view.effective.serves_rules {
@@ -580,15 +595,13 @@ fn standing(
         return Err(Finding::new(Severity::Info, "NotServed", key, message));
     }
     let (protocol, port) = (frontend.spec.protocol(), frontend.spec.port.get());
+    let mut told = Vec::new();
     if let Some(word) = frontend.spec.unknown_protocol() {
-        let message = format!("{word:?} is not a protocol (tcp, udp, http, https, grpc, grpcs), and stands for tcp");
-        return Err(Finding::warning("InvalidValue", key, message).at("spec.protocol"));
+        let message = format!("{word:?} is not a protocol (tcp, udp, http, https, grpc, grpcs); it is served as tcp");
+        told.push(Finding::warning("InvalidValue", key.clone(), message).at("spec.protocol"));
     }
-    if !protocol.is_l7() {
-        let message = format!("Frontends of {protocol} are not available yet; port {port} is not opened");
-        return Err(Finding::warning("NotImplemented", key, message).at("spec.protocol"));
-    }
-    if let Some(owner) = owners.get(&port) {
+    let place = (port, protocol == Protocol::Udp);
+    if let Some(owner) = owners.get(&place) {
         let message = format!(
             "port {port} belongs to Frontend {} ({}), which is older; this one is not opened",
             owner.metadata.name,
@@ -596,19 +609,8 @@ fn standing(
         );
         return Err(Finding::error("Conflict", key, message).at("spec.port").mend("remove one of the two"));
     }
-    owners.insert(port, frontend.clone());
-    Ok(Vec::new())
-}
-
-/// About an ALB2 that is served.
-fn inform(object: &headwater_model::alb::Alb2, tools: &Tools<'_>, domain: &Domain, findings: &mut Vec<Finding>) {
-    let own = tools.cluster.frontends.iter().any(|(id, frontend)| {
-        id.namespace == object.metadata.namespace && frontend.alb(domain) == Some(&*object.metadata.name)
-    });
-    if !own {
-        let message = format!("no Frontend has the label {}: {}", domain.name_label(), object.metadata.name);
-        findings.push(Finding::new(Severity::Info, "NoListener", object.key(), message));
-    }
+    owners.insert(place, frontend.clone());
+    Ok(told)
 }
 
 /// TimeoutPolicies are for the Gateway API; Frontends and Rules have a timeout of their own.

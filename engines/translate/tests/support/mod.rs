@@ -1,6 +1,7 @@
 //! Builders: a cluster from JSON, certificates, and short ways to ask a snapshot.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "test code, of which each file uses its part")]
 
+use headwater_model::alb;
 use headwater_model::cluster::{Change, Cluster, Object};
 use headwater_model::finding::{Finding, Severity};
 use headwater_model::gateway::{Action, Forward, GatewaySnapshot, HostPattern, Listener, PathMatch, Pool, Rule};
@@ -24,6 +25,10 @@ pub fn object(value: Value) -> Object {
         "IngressClass" => Object::IngressClass(read(value)),
         "Ingress" => Object::Ingress(read(value)),
         "GatewaySettings" => Object::GatewaySettings(read(value)),
+        "ALB2" => Object::Alb2(Arc::new(alb::Alb2::parse(&value).unwrap())),
+        "Frontend" => Object::Frontend(Arc::new(alb::Frontend::parse(&value).unwrap())),
+        "Rule" => Object::Rule(Arc::new(alb::Rule::parse(&value).unwrap())),
+        "TimeoutPolicy" => Object::TimeoutPolicy(Arc::new(alb::TimeoutPolicy::parse(&value).unwrap())),
         other => panic!("{other} is no kind"),
     }
 }

@@ -25,8 +25,8 @@ pub(crate) enum Source {
     /// What Frontends and Rules inherit from the ALB2.
     Inherited(NamespacedName),
     Frontend(NamespacedName),
-    /// Of a Frontend.
-    Listeners(NamespacedName),
+    /// Of the listeners of a Frontend.
+    Port(NamespacedName),
     Rule(NamespacedName),
     Policy(NamespacedName),
     Validity,

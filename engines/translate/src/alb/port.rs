@@ -35,9 +35,7 @@ pub(crate) type Place = (IpAddr, u16, Transport);
 
 impl Taken {
     fn owner(&self, place: Place) -> Option<&ObjectKey> {
-        let (address, port, transport) = place;
-        let is_same = |other: &Place| other.2 == transport && overlap((other.0, other.1), (address, port));
-        self.0.iter().find(|(other, _)| is_same(other)).map(|(_, owner)| owner)
+        self.0.iter().find(|(other, _)| overlap(*other, place)).map(|(_, owner)| owner)
     }
 
     pub(crate) fn holds(&self, place: Place) -> bool {

@@ -347,7 +347,7 @@ impl Albs {
         let Some(port) = self.ports.remove(id) else { return };
         port.release(tools.pools);
         self.uses.set(&ObjectKey { kind: Kind::Frontend, id: id.clone() }, BTreeSet::new());
-        tools.findings.set(Source::Listeners(id.clone()), Vec::new());
+        tools.findings.set(Source::Port(id.clone()), Vec::new());
         dirty.rules.extend(self.rules_of.get(id).into_iter().flatten().cloned());
     }
 
@@ -539,7 +539,7 @@ impl Albs {
             let old = &self.listeners;
             let (made, told) = port.listeners(&self.certificates, taken, old);
             listeners.extend(made);
-            findings.set(Source::Listeners(id), told);
+            findings.set(Source::Port(id), told);
         }
         let same = listeners.len() == self.listeners.len()
             && listeners.iter().zip(&self.listeners).all(|(a, b)| Arc::ptr_eq(a, b));

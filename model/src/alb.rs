@@ -27,6 +27,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 pub use alb2::Alb2;
+pub use config::Affinity;
 pub use frontend::Frontend;
 pub use names::Domain;
 pub use rule::Rule;

@@ -17,15 +17,17 @@ use crate::origin::{NamespacedName, Origin};
 use crate::settings::{AccessLogFormat, Limits, TlsVersion};
 
 mod auth;
+mod balance;
 mod filters;
 mod rule_names;
 mod stream;
 mod trace;
 
 pub use auth::{
-    Auth, BasicAuth, Fill, ForwardAuth, HashError, MAX_BCRYPT_COST, MAX_SHA_ROUNDS, MAX_TEMPLATE, MAX_USERS, Part,
-    PasswordHash, Template, TemplateError, Users, UsersError,
+    AccessList, Auth, BasicAuth, Fill, ForwardAuth, HashError, MAX_BCRYPT_COST, MAX_SHA_ROUNDS, MAX_TEMPLATE,
+    MAX_USERS, Part, PasswordHash, Template, TemplateError, Users, UsersError,
 };
+pub use balance::{AffinityCookie, Balance, HashKey, SameSite, is_cookie_name};
 pub use filters::{AllowedOrigin, Cors, EditValue, HeaderEdits, Variable};
 pub use rule_names::RuleNames;
 pub use stream::{StreamBackend, StreamRoute, StreamTimeouts, TcpKeepAlive};
@@ -109,6 +111,20 @@ pub struct ConnectionSettings {
     pub access_log: AccessLogFormat,
     /// `None`: the connections are not probed.
     pub tcp_keep_alive: Option<TcpKeepAlive>,
+    pub error_style: ErrorStyle,
+    /// Clients `R` that are told which rule and endpoint served them, in a header, when they ask with
+    /// `cpaas-trace: true`; the endpoint's address is among it. Empty: nobody.
+    pub trace_clients: Vec<ipnet::IpNet>,
+}
+
+/// What the gateway's own answers to faults look like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub enum ErrorStyle {
+    /// The reason's word in `x-headwater-fault`, and in the body with a sentence.
+    #[default]
+    Headwater,
+    /// As Alauda's ALB: `X-ALB-ERR-REASON`, also for answers of endpoints from 400 on, and the body `X-Error: STATUS`.
+    Alb,
 }
 
 /// Certificates of a listener, found by SNI.
@@ -485,25 +501,6 @@ pub struct Retry {
     pub attempts: u32,
     /// Retries as a share of requests, in percent.
     pub budget_percent: u32,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum Balance {
-    RoundRobin,
-    /// Power of two choices by requests in flight.
-    LeastRequest,
-    PeakEwma,
-    /// Maglev by a key; falls back to `LeastRequest` when the request has none.
-    Hash(HashKey),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub enum HashKey {
-    /// The client `R`.
-    Client,
-    /// Name in lower case.
-    Header(Box<str>),
-    Cookie(Box<str>),
 }
 
 /// Index into [`Pools`]; stable while the pool lives.

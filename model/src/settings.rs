@@ -38,6 +38,8 @@ pub struct GatewaySettingsSpec {
     pub tls: TlsSpec,
     #[serde(default)]
     pub access_log: AccessLogSpec,
+    #[serde(default)]
+    pub faults: FaultsSpec,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -339,6 +341,25 @@ pub enum TlsVersion {
 pub struct AccessLogSpec {
     /// `JSON` (default), `Text`, `Off`.
     pub format: Option<AccessLogFormat>,
+}
+
+/// How requests that go wrong are answered, and who hears where a request went.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct FaultsSpec {
+    /// `Headwater` (default), or `ALB`: with the status, header and body of Alauda's ALB.
+    pub style: Option<FaultStyle>,
+    /// Clients that may ask with the header `cpaas-trace: true` which rule and endpoint served them; addresses of
+    /// endpoints are told. Default: nobody.
+    pub trace_clients: Option<Vec<CidrText>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub enum FaultStyle {
+    Headwater,
+    ALB,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]

@@ -15,6 +15,7 @@ mod pool;
 mod random;
 mod round_robin;
 mod sampler;
+mod token;
 
 pub use backends::pick_backend;
 pub use budget::RetryBudget;
@@ -23,3 +24,4 @@ pub use health::{Availability, HealthEvent};
 pub use maglev::hash_key;
 pub use pick::Pick;
 pub use pool::PoolState;
+pub use token::Token;

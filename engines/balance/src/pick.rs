@@ -36,8 +36,8 @@ impl PoolState {
     /// Chooses an endpoint; `None` when the pool has none of weight above 0.
     ///
     /// `tried` are endpoints that failed this request already. In this order: untried and not ejected; tried and not
-    /// ejected; untried and ejected; anyone. `key` is for [`Balance::Hash`]. Call [`PoolState::begin`] next, before another
-    /// pick.
+    /// ejected; untried and ejected; anyone. `key` is for [`Balance::Hash`], and for [`Balance::Cookie`] where the cookie is
+    /// not ours. Call [`PoolState::begin`] next, before another pick.
     pub fn pick(
         &mut self,
         policy: &Balance,
@@ -62,6 +62,13 @@ impl PoolState {
         )
     }
 
+    /// Whether a request may go to this endpoint without doubt: it is untried, and not ejected.
+    pub fn is_open(&self, id: EndpointId, now: u64, tried: &[EndpointId]) -> bool {
+        let choice = Choice { now, tried, allow_tried: false, allow_ejected: false };
+        let state = self.slots.get(id.slot()).filter(|slot| slot.generation == id.generation && slot.weight > 0);
+        state.is_some() && choice.allows(&self.slots, &self.health, self.unhealthy, id.slot)
+    }
+
     fn choose(&mut self, policy: &Balance, key: Option<u64>, random: u64, choice: Choice<'_>) -> Option<u32> {
         match (policy, key) {
             (Balance::RoundRobin, _) => {
@@ -78,7 +85,7 @@ impl PoolState {
                     pool.latency_cost(second, choice.now) < pool.latency_cost(first, choice.now) * CLEARLY
                 })
             }
-            (Balance::Hash(_), Some(key)) => {
+            (Balance::Hash(_) | Balance::Cookie(_), Some(key)) => {
                 let (live, slots) = (&self.live, &self.slots);
                 let maglev = self.maglev.get_or_insert_with(|| {
                     let endpoint = |slot: &u32| {
@@ -90,7 +97,7 @@ impl PoolState {
                 let usable = |slot| choice.allows(slots, &self.health, self.unhealthy, slot);
                 maglev.find(key, usable).or_else(|| self.scan(mix(key), &usable))
             }
-            (Balance::LeastRequest | Balance::Hash(_), _) => {
+            (Balance::LeastRequest | Balance::Hash(_) | Balance::Cookie(_), _) => {
                 self.choose_of_two(random, choice, false, |pool, first, second| {
                     let (first, second) = (&pool.slots[first as usize], &pool.slots[second as usize]);
                     let load = |load: u32, weight: u32| u64::from(load) * u64::from(weight);

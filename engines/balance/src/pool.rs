@@ -2,12 +2,14 @@
 
 use ahash::AHashMap;
 use headwater_model::gateway::{Endpoint, EndpointAddress, PassiveHealth};
+use headwater_model::origin::NamespacedName;
 
 use crate::endpoint::{EndpointId, EndpointStatus, InFlight, Outcome, Slot};
 use crate::health::{HealthEvent, max_ejected};
 use crate::maglev::Maglev;
 use crate::round_robin::RoundRobin;
 use crate::sampler::Sampler;
+use crate::token::Token;
 
 /// What one worker knows of one pool.
 ///
@@ -28,6 +30,8 @@ pub struct PoolState {
     pub(crate) sampler: Sampler,
     pub(crate) round_robin: Option<RoundRobin>,
     pub(crate) maglev: Option<Maglev>,
+    /// Slots by name; made when the first name is looked for.
+    tokens: Option<AHashMap<Token, u32>>,
     epoch: u64,
 }
 
@@ -44,6 +48,7 @@ impl PoolState {
             sampler: Sampler::default(),
             round_robin: None,
             maglev: None,
+            tokens: None,
             epoch: 0,
         };
         pool.update(endpoints, health, 0, 0);
@@ -130,6 +135,17 @@ impl PoolState {
         self.slots.get(id.slot()).filter(|slot| slot.generation == id.generation)?.address.as_ref()
     }
 
+    /// The endpoint of weight above 0 with this name. Service and port are those of the pool, always the same.
+    pub fn named(&mut self, service: &NamespacedName, port: u16, token: Token) -> Option<EndpointId> {
+        let (live, slots) = (&self.live, &self.slots);
+        let tokens = self.tokens.get_or_insert_with(|| {
+            let name = |slot: &u32| Some((Token::of(service, port, slots[*slot as usize].address.as_ref()?), *slot));
+            live.iter().filter_map(name).collect()
+        });
+        let slot = *tokens.get(&token)?;
+        Some(EndpointId { slot, generation: slots[slot as usize].generation })
+    }
+
     /// All endpoints, those of weight 0 included.
     pub fn endpoints(&self, now: u64) -> impl Iterator<Item = EndpointStatus<'_>> {
         (0..).zip(&self.slots).filter_map(move |(slot, state)| {
@@ -190,6 +206,7 @@ impl PoolState {
         self.mean_weight = if weights.is_empty() { 1.0 } else { total / weights.len() as f64 };
         self.sampler = Sampler::new(&weights);
         self.maglev = None;
+        self.tokens = None;
         if self.round_robin.is_some() {
             let equal = self.sampler.is_uniform();
             self.round_robin = Some(RoundRobin::new(&self.live, &mut self.slots, equal, random));

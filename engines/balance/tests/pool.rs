@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use headwater_balance::{Availability, EndpointId, HealthEvent, InFlight, Outcome, PoolState, hash_key};
+use headwater_balance::{Availability, EndpointId, HealthEvent, InFlight, Outcome, PoolState, Token, hash_key};
 use headwater_model::gateway::{Balance, Endpoint, EndpointAddress, HashKey, PassiveHealth};
+use headwater_model::origin::NamespacedName;
 use proptest::prelude::*;
 
 const MS: u64 = 1_000_000;
@@ -368,4 +369,29 @@ proptest! {
             prop_assert!(load as usize <= held.len());
         }
     }
+}
+
+#[test]
+fn an_endpoint_is_found_by_its_name_while_it_is_there() {
+    let service = NamespacedName::new("shop", "cart");
+    let named = |pool: &mut PoolState, number: u8| {
+        pool.named(&service, 80, Token::of(&service, 80, &endpoint(number, 1).address))
+    };
+    let mut pool = pool(&[1, 1, 0]);
+    let second = named(&mut pool, 1).unwrap();
+    assert_eq!(pool.address(second), Some(&endpoint(1, 1).address));
+    assert_eq!((named(&mut pool, 2), named(&mut pool, 3)), (None, None), "without weight, and without an endpoint");
+    assert!(pool.is_open(second, 0, &[]));
+    assert!(!pool.is_open(second, 0, &[second]), "it failed this request");
+    for _ in 0..2 {
+        let request = pool.begin(second, 0).unwrap();
+        pool.end(request, Outcome::Failure { latency: MS }, 0);
+    }
+    assert!(!pool.is_open(second, S, &[]), "ejected");
+    assert!(pool.is_open(second, 11 * S, &[]), "on trial");
+    pool.update(&[endpoint(2, 1), endpoint(0, 1)], health(2, 50), 0, 0);
+    assert_eq!(named(&mut pool, 1), None, "gone");
+    assert!(!pool.is_open(second, 11 * S, &[]));
+    let third = named(&mut pool, 2).unwrap();
+    assert_eq!(pool.address(third), Some(&endpoint(2, 1).address));
 }

@@ -22,6 +22,7 @@ pub use fault::{Fault, FaultReason};
 pub use host::{HostError, normalise_host};
 pub use index::{CompiledHost, MAX_DEPTH, MAX_REGEX_BYTES};
 pub use path::{NormalPath, PathChange, PathError, Recommendation, normalise_path};
+pub use query::cookie;
 pub use request::RequestView;
 pub use rewrite::{CompiledRewrite, MAX_GROUPS, MAX_REPLACEMENT};
 pub use table::{CompiledTable, Matched};

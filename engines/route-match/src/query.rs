@@ -64,7 +64,7 @@ fn decode(text: &[u8]) -> Cow<'_, [u8]> {
 
 /// First cookie of the name in one `Cookie` line (RFC 6265 section 4.2.1); the case of names does not count, as in
 /// nginx's `$cookie_`.
-pub(crate) fn cookie<'l>(line: &'l [u8], name: &str) -> Option<&'l [u8]> {
+pub fn cookie<'l>(line: &'l [u8], name: &str) -> Option<&'l [u8]> {
     line.split(|byte| *byte == b';').find_map(|pair| {
         let at = pair.iter().position(|byte| *byte == b'=')?;
         pair[..at].trim_ascii().eq_ignore_ascii_case(name.as_bytes()).then(|| pair[at + 1..].trim_ascii())

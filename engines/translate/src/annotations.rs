@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use headwater_model::finding::Finding;
-use headwater_model::gateway::{Balance, HashKey};
+use headwater_model::gateway::AccessList;
 use headwater_model::origin::ObjectKey;
 
+use crate::access;
 use crate::annotation_names::{GUARDS, PREFIX, is_known};
 use crate::auth::{self, AuthAnnotations};
-use crate::filters::{self, RouteFilters};
+use crate::balance::{self, Balancing};
+use crate::filters::{self, Reader, RouteFilters};
 use crate::lookup::{ALB_NAMES, Lookup, Said, places};
 use crate::service::Speech;
 use crate::tracing::{self, TraceAnnotations};
@@ -49,9 +51,10 @@ pub(crate) struct Annotations {
     pub(crate) preserve_trailing_slash: bool,
     /// `backend-protocol`.
     pub(crate) protocol: Option<BackendProtocol>,
-    pub(crate) balance: Option<Balance>,
     /// `ssl-passthrough`, which counts for whole Ingresses only.
     pub(crate) passthrough: bool,
+    pub(crate) balancing: Balancing,
+    pub(crate) access: Option<AccessList>,
     /// A canary never serves on its own.
     pub(crate) canary: bool,
     /// Asks for a protection that is not available: its rules refuse rather than let everybody in.
@@ -121,24 +124,7 @@ fn read(object: &ObjectKey, lookup: &Lookup<'_>) -> (Annotations, Vec<Finding>) 
                 }
                 read.protocol = Some(protocol);
             }
-            // What is hashed says more than how to balance.
-            "load-balance" if matches!(read.balance, Some(Balance::Hash(_))) => {}
-            "load-balance" => match load_balance(value) {
-                Some(balance) => read.balance = Some(balance),
-                None => find(invalid_value(object, value, "round_robin or ewma", "the default is used")),
-            },
-            "upstream-hash-by" if value.trim().is_empty() => {}
-            "upstream-hash-by" => match hash_by(value) {
-                Some(key) => read.balance = Some(Balance::Hash(key)),
-                None => find(Finding::warning(
-                    "NotImplemented",
-                    object.clone(),
-                    format!(
-                        "{value:?} cannot be hashed yet ($remote_addr, $http_NAME and $cookie_NAME can); the default balancing is used"
-                    ),
-                )),
-            },
-            name if filters::READ.contains(&name) || tracing::READ.contains(&name) || auth::is_name(name) => {}
+            name if is_read_elsewhere(full_name, name) => {}
             name if closes(name, value) => {
                 read.guarded = true;
                 let message = format!("{full_name} is not available yet; requests get 503 {UNAVAILABLE_GUARD}");
@@ -150,8 +136,25 @@ fn read(object: &ObjectKey, lookup: &Lookup<'_>) -> (Annotations, Vec<Finding>) 
     }
     read.auth = AuthAnnotations::read(lookup);
     read.trace = TraceAnnotations::read(object, lookup, &mut findings);
-    read.filters = filters::Reader { object, lookup, findings: &mut findings }.filters();
+    let mut reader = Reader { object, lookup, findings: &mut findings };
+    read.balancing = balance::read(&mut reader);
+    let access = access::read(&mut reader);
+    read.filters = reader.filters();
+    match access {
+        Ok(list) => read.access = list,
+        Err(access::Closed) => read.filters.broken = true,
+    }
     (read, findings)
+}
+
+/// Whether a reader of its own looks at it. The policy of sessions is ALB's alone.
+fn is_read_elsewhere(full_name: &str, name: &str) -> bool {
+    let is_alb = !full_name.starts_with(PREFIX);
+    filters::READ.contains(&name)
+        || access::READ.contains(&name)
+        || tracing::READ.contains(&name)
+        || (balance::READ.contains(&name) && (is_alb || !ALB_NAMES.contains(&name)))
+        || auth::is_name(name)
 }
 
 fn invalid_value(object: &ObjectKey, value: &str, expected: &str, effect: &str) -> Finding {
@@ -167,7 +170,6 @@ pub(crate) const UNAVAILABLE_GUARD: &str = "unavailable_guard";
 fn closes(name: &str, value: &str) -> bool {
     match name {
         "enable-modsecurity" | "enable-owasp-core-rules" => parse_bool(value) != Some(false),
-        "allowlist-source-range" | "whitelist-source-range" | "denylist-source-range" => !value.trim().is_empty(),
         "auth-tls-secret" => true,
         _ => false,
     }
@@ -210,28 +212,6 @@ fn backend_protocol(value: &str) -> BackendProtocol {
     }
 }
 
-/// `load-balance` of annotations and of the ConfigMap.
-pub(crate) fn load_balance(value: &str) -> Option<Balance> {
-    match value.trim() {
-        "round_robin" => Some(Balance::RoundRobin),
-        "ewma" => Some(Balance::PeakEwma),
-        _ => None,
-    }
-}
-
-fn hash_by(value: &str) -> Option<HashKey> {
-    let name = value.trim().strip_prefix('$')?;
-    if name == "remote_addr" || name == "binary_remote_addr" {
-        return Some(HashKey::Client);
-    }
-    let is_word =
-        |name: &&str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    if let Some(header) = name.strip_prefix("http_").filter(is_word) {
-        return Some(HashKey::Header(header.to_ascii_lowercase().replace('_', "-").into()));
-    }
-    name.strip_prefix("cookie_").filter(is_word).map(|cookie| HashKey::Cookie(cookie.into()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,14 +232,9 @@ mod tests {
             "preserve-trailing-slash",
             "ssl-passthrough",
             "backend-protocol",
-            "load-balance",
-            "upstream-hash-by",
             "canary",
         ];
-        let obeyed = |name: &&str| {
-            let read = filters::READ.contains(name) || tracing::READ.contains(name);
-            obeyed.contains(name) || read || auth::is_name(name)
-        };
+        let obeyed = |name: &&str| obeyed.contains(name) || is_read_elsewhere(PREFIX, name);
         for name in crate::annotation_names::NAMES.into_iter().filter(|name| !obeyed(name)) {
             let (annotations, findings) = read_one(name, "true");
             let guarded = closes(name, "true");
@@ -281,7 +256,7 @@ mod tests {
             ("nginx.ingress.kubernetes.io/proxy-read-timeout", "5"),
             ("alb.ingress.cpaas.io/proxy-read-timeout", "6s"),
             ("index.0-1.alb.ingress.cpaas.io/proxy-read-timeout", "x"),
-            ("alb.ingress.cpaas.io/session-affinity-policy", "cookie"),
+            ("alb.ingress.cpaas.io/otel", "{}"),
             ("alb.ingress.cpaas.io/rewrite-reqest", "{}"),
         ];
         let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -291,8 +266,8 @@ mod tests {
         assert_ne!(annotated.at(0, 1), Some(&annotated.whole));
         let told: Vec<_> = findings.iter().map(|finding| (finding.reason, finding.field.as_str())).collect();
         let expected = [
+            ("NotImplemented", "metadata.annotations[alb.ingress.cpaas.io/otel]"),
             ("UnknownAnnotation", "metadata.annotations[alb.ingress.cpaas.io/rewrite-reqest]"),
-            ("NotImplemented", "metadata.annotations[alb.ingress.cpaas.io/session-affinity-policy]"),
             ("InvalidValue", "metadata.annotations[nginx.ingress.kubernetes.io/ssl-redirect]"),
             ("InvalidValue", "metadata.annotations[index.0-1.alb.ingress.cpaas.io/proxy-read-timeout]"),
         ];
@@ -303,9 +278,7 @@ mod tests {
     fn a_protection_that_cannot_be_had_closes_its_ingress() {
         for (name, value, closed) in [
             ("auth-tls-secret", "a/b", true),
-            ("whitelist-source-range", "10.0.0.0/8", true),
-            ("denylist-source-range", "10.0.0.0/8", true),
-            ("denylist-source-range", "", false),
+            ("denylist-source-range", "10.0.0.0/8", false),
             ("enable-modsecurity", "true", true),
             ("enable-modsecurity", "yes", true),
             ("enable-modsecurity", "false", false),
@@ -322,18 +295,6 @@ mod tests {
         assert_eq!(read_one("ssl-redirect", "no").1[0].reason, "InvalidValue");
         assert_eq!(read_one("backend-protocol", "grpcs").0.protocol, Some(BackendProtocol::Known(Speech::H2)));
         assert_eq!(read_one("backend-protocol", "FCGI").0.protocol, Some(BackendProtocol::Unsupported));
-        assert_eq!(read_one("load-balance", "ewma").0.balance, Some(Balance::PeakEwma));
-        for (value, key) in [
-            ("$remote_addr", Some(HashKey::Client)),
-            ("$binary_remote_addr", Some(HashKey::Client)),
-            ("$http_x_user", Some(HashKey::Header("x-user".into()))),
-            ("$cookie_Session", Some(HashKey::Cookie("Session".into()))),
-            ("$request_uri", None),
-            ("$http_x$cookie_y", None),
-            ("${remote_addr}", None),
-        ] {
-            assert_eq!(hash_by(value), key, "{value}");
-        }
         assert!(read_one("canary", "true").0.canary);
     }
 }

@@ -35,7 +35,7 @@ impl Wanted {
     pub(crate) fn with_pool(self, acquire: impl FnOnce(&Server) -> PoolId) -> (Auth, Option<PoolId>) {
         let forward = self.forward.map(|(server, forward)| ForwardAuth { pool: acquire(&server), ..forward });
         let pool = forward.as_ref().map(|forward| forward.pool);
-        (Auth { forward, basic: self.basic }, pool)
+        (Auth { access: None, forward, basic: self.basic }, pool)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::Finding;
 use headwater_model::gateway::{
-    Action, Backend, Filters, Forward, HostPattern, Match, PathMatch, PoolId, Redirect, Refuse, Rule,
+    AccessList, Action, Auth, Backend, Filters, Forward, HostPattern, Match, PathMatch, PoolId, Redirect, Refuse, Rule,
 };
 use headwater_model::object::{HttpIngressPath, Ingress, IngressBackend};
 use headwater_model::origin::{NamespacedName, ObjectKey, Origin};
@@ -323,7 +323,7 @@ impl Context<'_> {
             match self.resolve(backend, service.as_ref()) {
                 Ok(key) => {
                     let pool = pools.acquire(key);
-                    (Action::Forward(self.forward(pool, https)), Some(pool))
+                    (Action::Forward(self.forward(pool, https, &path)), Some(pool))
                 }
                 Err(wrong) => {
                     let field =
@@ -341,7 +341,7 @@ impl Context<'_> {
                 let acquire =
                     |server: &auth::Server| pools.acquire(PoolKey::of_server(self.gateway_id, namespace, server));
                 let (auth, pool) = wanted.with_pool(acquire);
-                (Some(Arc::new(auth)), pool)
+                (Some(auth), pool)
             }
             _ => (None, None),
         };
@@ -351,13 +351,18 @@ impl Context<'_> {
             }
             _ => None,
         };
+        let access = self.access().filter(|_| matches!(action, Action::Forward(_)));
+        let auth = match (auth, access) {
+            (auth, None) => auth,
+            (auth, access) => Some(Auth { access, ..auth.unwrap_or_default() }),
+        };
         let rule = Rule {
             origin: self.origin.clone(),
             field: field.into(),
             precedence: precedence::of_path(host, &path),
             filters: self.annotations.filters.of(&path),
             matches: Match { path, conditions: Vec::new() },
-            auth,
+            auth: auth.map(Arc::new),
             trace,
             source: None,
             action,
@@ -411,12 +416,21 @@ impl Context<'_> {
         Ok(PoolKey::new(self.gateway_id, id, target))
     }
 
-    fn forward(&self, pool: PoolId, https_redirect: Option<Redirect>) -> Forward {
+    /// Each list is the gateway's unless the Ingress has its own.
+    fn access(&self) -> Option<AccessList> {
+        let own = self.annotations.access.clone().unwrap_or_default();
+        let defaults = &self.gateway.routes.access;
+        let or = |own: Vec<_>, default: &Vec<_>| if own.is_empty() { default.clone() } else { own };
+        let list = AccessList { deny: or(own.deny, &defaults.deny), allow: or(own.allow, &defaults.allow) };
+        Some(list).filter(|list| *list != AccessList::default())
+    }
+
+    fn forward(&self, pool: PoolId, https_redirect: Option<Redirect>, path: &PathMatch) -> Forward {
         let defaults = &self.gateway.routes;
         Forward {
             backends: vec![Backend { pool, weight: 1, filters: Filters::default() }],
             https_redirect,
-            balance: self.annotations.balance.clone().unwrap_or_else(|| defaults.balance.clone()),
+            balance: self.annotations.balancing.of(path, &defaults.balance),
             timeouts: self.annotations.filters.timeouts(defaults.timeouts),
             retry: defaults.retry,
             mirrors: Vec::new(),

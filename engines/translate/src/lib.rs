@@ -3,10 +3,12 @@
 //! Pure and total: the same objects give the same snapshot, and a faulty object yields findings and entries that refuse
 //! traffic, never a missing gateway. [`Translator::apply`] costs what changed.
 
+mod access;
 pub mod alb;
 mod annotation_names;
 mod annotations;
 mod auth;
+mod balance;
 mod certificate;
 mod class;
 mod client_address;

@@ -1,5 +1,6 @@
 //! ingress-nginx's ConfigMap, read as settings of Headwater. GatewaySettings win over it, field by field.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use headwater_model::alb::config::SamplerName;
@@ -11,7 +12,9 @@ use headwater_model::quantity::parse_duration;
 use headwater_model::settings::{TlsVersion, parse_cidr};
 use ipnet::IpNet;
 
-use crate::annotations::{load_balance, parse_bool};
+use crate::access::network;
+use crate::annotations::parse_bool;
+use crate::balance::load_balance;
 use crate::nginx_keys::is_known;
 use crate::tracing::NginxOtel;
 
@@ -47,6 +50,10 @@ pub(crate) struct NginxConfig {
     pub(crate) upstream_keepalive_timeout: Option<Duration>,
     pub(crate) load_balance: Option<Balance>,
     pub(crate) otel: NginxOtel,
+    /// `whitelist-source-range`.
+    pub(crate) allow: Option<Vec<IpNet>>,
+    /// `denylist-source-range`.
+    pub(crate) deny: Option<Vec<IpNet>>,
 }
 
 /// One key of the ConfigMap while it is read.
@@ -137,6 +144,12 @@ pub(crate) fn read(object: &ConfigMap, findings: &mut Vec<Finding>) -> NginxConf
             "upstream-keepalive-timeout" => config.upstream_keepalive_timeout = entry.seconds(),
             "load-balance" => config.load_balance = entry.parsed(load_balance(value), "round_robin or ewma"),
             key if otel(key, &mut config.otel, &mut entry) => {}
+            "whitelist-source-range" => {
+                // A list of which nothing can be read lets nobody in: no client has this address.
+                let nobody = || vec![IpNet::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED))];
+                config.allow = networks(&mut entry).map(|read| if read.is_empty() { nobody() } else { read });
+            }
+            "denylist-source-range" => config.deny = networks(&mut entry),
             known if is_known(known) => {
                 entry.warn("NotImplemented", format!("{known} is not available yet and has no effect"));
             }
@@ -198,6 +211,23 @@ fn trusted(entry: &mut Entry<'_>) -> Option<Vec<IpNet>> {
             None
         }
     }
+}
+
+/// The networks of a list of clients; each entry that is none is told, and left out. `None`: nothing is written.
+fn networks(entry: &mut Entry<'_>) -> Option<Vec<IpNet>> {
+    let texts: Vec<&str> = entry.value.split(',').map(str::trim).filter(|text| !text.is_empty()).collect();
+    let mut read = Vec::with_capacity(texts.len());
+    for text in &texts {
+        match network(text) {
+            Some(network) => read.push(network),
+            None => {
+                let shown: String = text.chars().take(100).collect();
+                let message = format!("{shown:?} is not a network; it is left out of {}", entry.key);
+                entry.find(Finding::error("InvalidValue", entry.object.key(), message));
+            }
+        }
+    }
+    (!texts.is_empty()).then_some(read)
 }
 
 fn tls_versions(entry: &mut Entry<'_>) -> Option<TlsVersion> {
@@ -307,6 +337,22 @@ mod tests {
             assert_eq!(findings.len(), 1, "{key}: {value}");
             assert_eq!((findings[0].severity, findings[0].field.as_str()), (Severity::Error, &*format!("data.{key}")));
         }
+    }
+
+    #[test]
+    fn lists_of_clients_are_read_and_a_broken_one_lets_nobody_in() {
+        let nets = |texts: &[&str]| Some(texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpNet>>());
+        for (value, allow, findings) in [
+            ("10.0.0.0/8, 2001:db8::1", nets(&["10.0.0.0/8", "2001:db8::1/128"]), 0),
+            ("10.0.0.0/8,office", nets(&["10.0.0.0/8"]), 1),
+            ("office", nets(&["0.0.0.0/32"]), 1),
+            ("", None, 0),
+        ] {
+            let (config, found) = read_pairs(&[("whitelist-source-range", value)]);
+            assert_eq!((config.allow, found.len()), (allow, findings), "{value}");
+        }
+        let (config, _) = read_pairs(&[("denylist-source-range", "office,10.0.0.0/8")]);
+        assert_eq!(config.deny, nets(&["10.0.0.0/8"]));
     }
 
     #[test]

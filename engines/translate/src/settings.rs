@@ -8,15 +8,15 @@ use headwater_model::client::{ClientAddressPolicy, EmitProxyProtocol};
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::Finding;
 use headwater_model::gateway::{
-    Balance, Certificate, ConnectionSettings, HashKey, PassiveHealth, Protocol, Retry, RouteTimeouts,
-    UpstreamKeepAlive, UpstreamTls, UpstreamVerify,
+    AccessList, Balance, Certificate, ConnectionSettings, ErrorStyle, HashKey, PassiveHealth, Protocol, Retry,
+    RouteTimeouts, UpstreamKeepAlive, UpstreamTls, UpstreamVerify,
 };
 use headwater_model::nat::Transport;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey, Origin};
 use headwater_model::quantity::DurationText;
 use headwater_model::settings::{
-    BalancingAlgorithm, BalancingSpec, GatewaySettingsSpec, HashOn, Limits, LimitsSpec, ListenerProtocol, ListenerSpec,
-    TlsVersion, UpstreamVerifySpec,
+    BalancingAlgorithm, BalancingSpec, FaultStyle, GatewaySettingsSpec, HashOn, Limits, LimitsSpec, ListenerProtocol,
+    ListenerSpec, TlsVersion, UpstreamVerifySpec,
 };
 
 use crate::certificate;
@@ -74,6 +74,7 @@ pub(crate) struct RouteDefaults {
     pub(crate) tracing: TraceDefaults,
     /// Of TLS that is carried as it is.
     pub(crate) stream: StreamDefaults,
+    pub(crate) access: AccessList,
 }
 
 /// ingress-nginx's ssl-redirect.
@@ -154,6 +155,7 @@ impl Reader<'_> {
             port: self.options.published_https_port.or(https.map(|listener| listener.port)).filter(|port| *port != 0),
             has_https: https.is_some(),
         };
+        let config = self.config();
         let routes = RouteDefaults {
             balance: self.balance(&origin.key, &spec.balancing),
             timeouts: self.timeouts(&origin.key, spec),
@@ -161,6 +163,7 @@ impl Reader<'_> {
             redirect,
             tracing: self.tracing(&config.otel),
             stream: stream_defaults(spec, &self.config()),
+            access: AccessList { deny: config.deny.unwrap_or_default(), allow: config.allow.unwrap_or_default() },
         };
         let pools = self.pools(&origin.key, spec);
         let tls = self.tls(&origin.key, spec);
@@ -308,6 +311,11 @@ impl Reader<'_> {
             http2: spec.tls.http2.or(config.use_http2).unwrap_or(true),
             access_log: spec.access_log.format.unwrap_or_default(),
             tcp_keep_alive: None,
+            error_style: match spec.faults.style {
+                None | Some(FaultStyle::Headwater) => ErrorStyle::Headwater,
+                Some(FaultStyle::ALB) => ErrorStyle::Alb,
+            },
+            trace_clients: spec.faults.trace_clients.iter().flatten().map(|cidr| cidr.0).collect(),
         }
     }
 

@@ -7,13 +7,13 @@ use headwater_model::client::EmitProxyProtocol;
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::Finding;
 use headwater_model::gateway::{
-    Balance, HashKey, HostPattern, PoolId, Protocol, StreamBackend, StreamRoute, StreamTimeouts,
+    AccessList, Balance, HashKey, HostPattern, PathMatch, PoolId, Protocol, StreamBackend, StreamRoute, StreamTimeouts,
 };
 use headwater_model::object::{IngressBackend, ServiceBackendPort};
 use headwater_model::origin::{NamespacedName, ObjectKey, Origin};
 use headwater_model::settings::{EmitProxyProtocolSpec, GatewaySettingsSpec, ListenerSpec};
 
-use crate::annotations::UNAVAILABLE_GUARD;
+use crate::annotations::{Annotations, UNAVAILABLE_GUARD};
 use crate::auth::AuthAnnotations;
 use crate::client_address;
 use crate::conflict::{Age, place};
@@ -157,7 +157,7 @@ impl Reader<'_> {
 /// There is nothing to hash but the client.
 fn of_client(balance: Balance) -> Balance {
     match balance {
-        Balance::Hash(_) => Balance::Hash(HashKey::Client),
+        Balance::Hash(_) | Balance::Cookie(_) => Balance::Hash(HashKey::Client),
         other => other,
     }
 }
@@ -244,7 +244,12 @@ impl Context<'_> {
             findings.push(Finding::error("InvalidValue", self.key.clone(), text).at(field));
         };
         // What keeps people out reads requests, and here nobody can.
-        let guarded = self.annotated.each().any(|read| read.guarded || read.auth != AuthAnnotations::default());
+        let listed = self.gateway.routes.access != AccessList::default();
+        // A list that cannot be read makes its filters broken.
+        let keeps_out = |read: &Annotations| {
+            read.guarded || read.access.is_some() || read.filters.broken || read.auth != AuthAnnotations::default()
+        };
+        let guarded = listed || self.annotated.each().any(keeps_out);
         if guarded {
             refused(
                 "authentication and access lists cannot be applied to TLS that passes through; connections are reset",
@@ -287,7 +292,7 @@ impl Context<'_> {
                 field: at.into(),
                 backends: pool.iter().map(|pool| StreamBackend { pool: *pool, weight: 1 }).collect(),
                 refuse: refuse.map(Into::into),
-                balance: of_client(self.annotations.balance.clone().unwrap_or_else(|| defaults.balance.clone())),
+                balance: of_client(self.annotations.balancing.of(&PathMatch::Any, &defaults.balance)),
                 timeouts: StreamTimeouts { connect: defaults.timeouts.connect, idle: defaults.stream.idle },
                 attempts: defaults.stream.attempts,
                 transparent: false,

@@ -245,7 +245,7 @@ fn balancing_is_the_annotations_then_the_config_maps() {
         (None, Some("ewma"), Balance::PeakEwma),
         (Some(("load-balance", "round_robin")), Some("ewma"), Balance::RoundRobin),
         (Some(("upstream-hash-by", "$http_x_user")), None, Balance::Hash(HashKey::Header("x-user".into()))),
-        (Some(("upstream-hash-by", "$request_uri")), None, Balance::LeastRequest),
+        (Some(("upstream-hash-by", "$upstream_addr")), None, Balance::LeastRequest),
     ] {
         let mut objects = shop(vec![rule("a.example", vec![path("/", "Prefix", "web")])]);
         if let Some((name, value)) = annotation {

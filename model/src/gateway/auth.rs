@@ -2,18 +2,40 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 use super::{PoolId, Variable};
 
-/// What a request must pass before it is forwarded: the auth server, then the password, each where there is one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// What a request must pass before it is forwarded: the access list, the auth server, then the password, each where
+/// there is one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Auth {
+    pub access: Option<AccessList>,
     pub forward: Option<ForwardAuth>,
     pub basic: Option<BasicAuth>,
+}
+
+/// Which clients `R` are let in; decided by the address alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct AccessList {
+    /// Never let in, whatever `allow` says.
+    pub deny: Vec<IpNet>,
+    /// Nobody else is let in; empty: everybody.
+    pub allow: Vec<IpNet>,
+}
+
+impl AccessList {
+    /// Whether the client is let in. An IPv4 address in IPv6 clothes is compared as what it is.
+    pub fn admits(&self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        let is_in = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&client));
+        !is_in(&self.deny) && (self.allow.is_empty() || is_in(&self.allow))
+    }
 }
 
 /// A server is asked about each request (nginx `auth_request`).
@@ -382,6 +404,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_is_denied_stays_out_and_where_some_are_allowed_nobody_else_comes_in() {
+        let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpNet>>();
+        for (deny, allow, client, admitted) in [
+            (&["10.0.0.0/8"][..], &[][..], "10.1.2.3", false),
+            (&["10.0.0.0/8"], &[], "11.1.2.3", true),
+            (&[], &["10.0.0.0/8"], "10.1.2.3", true),
+            (&[], &["10.0.0.0/8"], "::ffff:10.1.2.3", true),
+            (&[], &["10.0.0.0/8"], "2001:db8::1", false),
+            (&[], &["2001:db8::/32", "192.0.2.1/32"], "2001:db8::1", true),
+            (&["10.1.0.0/16"], &["10.0.0.0/8"], "10.1.2.3", false),
+            (&["10.1.0.0/16"], &["10.0.0.0/8"], "10.2.2.3", true),
+        ] {
+            let list = AccessList { deny: networks(deny), allow: networks(allow) };
+            assert_eq!(list.admits(client.parse().unwrap()), admitted, "{deny:?} {allow:?} {client}");
+        }
+    }
+
+    #[test]
     fn hashes_are_told_by_their_kind_and_form() {
         let a = |n: usize| "a".repeat(n);
         for (text, expected) in [
@@ -438,7 +478,7 @@ mod tests {
     fn nothing_of_a_password_is_printed() {
         let users = Users::parse_lines(b"foo:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=\nbar:{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=");
         let auth =
-            Auth { forward: None, basic: Some(BasicAuth { realm: "r".into(), users: Arc::new(users.unwrap()) }) };
+            Auth { basic: Some(BasicAuth { realm: "r".into(), users: Arc::new(users.unwrap()) }), ..Auth::default() };
         for text in [format!("{auth:?}"), serde_json::to_string(&auth).unwrap()] {
             assert!(!text.contains("W6ph") && !text.contains("foo") && text.contains('2'), "{text}");
         }

@@ -67,6 +67,7 @@ fn details() -> Details {
         ),
         ("spec.upstream.tls.ca", json!({"pattern": REFERENCE, "maxLength": 317})),
         ("spec.upstream.tls.serverName", json!({"maxLength": 253})),
+        ("spec.faults.traceClients", json!({"maxItems": 4096})),
         ("spec.tls.defaultCertificate", json!({"pattern": REFERENCE, "maxLength": 317})),
     ]
 }

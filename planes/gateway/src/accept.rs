@@ -139,7 +139,8 @@ fn welcome(worker: &Rc<Worker>, slot: &Rc<ListenerSlot>, tcp: TcpStream, peer: S
         worker.metrics.fault(Reason::Overload);
         if listener.snapshot.protocol == Protocol::Http {
             // The socket's buffer is empty: this either fits or does not matter.
-            let _ = tcp.try_write(&respond::render(&Fault::new(Reason::Overload)));
+            let _ = tcp
+                .try_write(&respond::render(&Fault::new(Reason::Overload), listener.snapshot.connection.error_style));
         }
         return;
     }
@@ -192,7 +193,9 @@ async fn connection(
         if place.is_none() {
             worker.metrics.fault(Reason::ClientLimit);
             if snapshot.protocol == Protocol::Http {
-                let _ = conn.write_all(&respond::render(&Fault::new(Reason::ClientLimit))).await;
+                let _ = conn
+                    .write_all(&respond::render(&Fault::new(Reason::ClientLimit), snapshot.connection.error_style))
+                    .await;
             }
             return;
         }

@@ -33,12 +33,17 @@ pub(crate) async fn admit<R: Request, B: RequestBody, S: ResponseSink>(
     auth: &Auth,
     record: &mut Record<'_>,
 ) -> Result<bool, Fault> {
+    if let Some(access) = &auth.access
+        && !access.admits(plan.client.addr)
+    {
+        return Err(Reason::ClientForbidden.into());
+    }
     let mut granted = Granted::default();
     if let Some(forward) = &auth.forward {
         match forward::ask(accepted, timer, request, plan, forward).await? {
             Verdict::Granted(found) => granted = found,
             Verdict::Denied(denial) => {
-                answer::send(&denial, request, body, sink, plan, record).await?;
+                answer::send(accepted, &denial, request, body, sink, plan, record).await?;
                 return Ok(false);
             }
         }
@@ -46,7 +51,7 @@ pub(crate) async fn admit<R: Request, B: RequestBody, S: ResponseSink>(
     if let Some(basic) = &auth.basic
         && let Some(denial) = basic::check(&accepted.worker, request, basic).await?
     {
-        answer::send(&denial, request, body, sink, plan, record).await?;
+        answer::send(accepted, &denial, request, body, sink, plan, record).await?;
         return Ok(false);
     }
     if plan.granted.set(granted).is_err() {

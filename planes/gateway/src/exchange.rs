@@ -8,14 +8,16 @@ use headwater_http1::Method;
 use headwater_model::gateway::{Action, Forward, HeaderEdits, RouteTimeouts, UpstreamProtocol};
 
 use crate::accept::Accepted;
+use crate::affinity::{self, Choice};
 use crate::buffer::Buffer;
 use crate::fault::{Fault, Reason, RetryAdvice};
+use crate::mark::{Marks, Trace};
 use crate::message::{BodySize, Request, RequestBody, ResponseSink, is_idempotent};
 use crate::plan::{self, Plan};
 use crate::record::Record;
 use crate::timer::Timer;
 use crate::trace::Begun;
-use crate::upstream::{Lease, PoolRuntime, Tried};
+use crate::upstream::{Lease, Tried};
 use crate::{auth, cors, h1, h2, outbound, redirect, respond};
 
 /// What one attempt needs to know besides request and response.
@@ -30,6 +32,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) granted: Option<&'a auth::Granted>,
     /// The span that is told of the response's headers.
     pub(crate) begun: Option<&'a Begun>,
+    pub(crate) marks: Marks,
     pub(crate) started: Instant,
     /// Whether the request's body has gone out whole.
     pub(crate) uploaded: Cell<bool>,
@@ -59,11 +62,17 @@ pub(crate) async fn run<R: Request, B: RequestBody, S: ResponseSink>(
     let listener = accepted.slot.current();
     record.port = listener.snapshot.port;
     let _under_way = accepted.worker.metrics.begin();
+    let mut trace = Trace::default();
     let plan = plan::plan(accepted, &listener, request);
     let result = match &plan {
         Ok(plan) => {
             record.planned(plan);
-            act(accepted, timer, request, body, sink, plan, &mut record).await
+            let result = act(accepted, timer, request, body, sink, plan, &mut record).await;
+            if result.is_err() {
+                let address = record.endpoint.as_ref().map_or("", |endpoint| &*endpoint.text);
+                trace = Trace::of(accepted.settings(), request, plan, &String::new, address);
+            }
+            result
         }
         Err(refused) => {
             record.client = refused.client.clone();
@@ -71,7 +80,7 @@ pub(crate) async fn run<R: Request, B: RequestBody, S: ResponseSink>(
         }
     };
     if let Err(fault) = result {
-        answer_fault(&fault, body, sink, &mut record).await;
+        answer_fault(accepted, &fault, body, sink, &trace, &mut record).await;
         record.fault = Some(fault);
     }
     accepted.worker.finished(accepted, request, plan.as_ref().ok(), &record);
@@ -80,13 +89,21 @@ pub(crate) async fn run<R: Request, B: RequestBody, S: ResponseSink>(
 /// A head that could not be read was refused.
 pub(crate) fn log_unparsed(accepted: &Rc<Accepted>, started: Instant, fault: &Fault, bytes: usize) {
     let mut record = Record::new(started);
-    record.status = fault.reason.status();
+    record.status = record.manner(accepted.settings().error_style).status(fault.reason);
     record.sent_bytes = bytes as u64;
     record.fault = Some(fault.clone());
     accepted.worker.finished_unparsed(accepted, &record);
 }
 
-async fn answer_fault<B: RequestBody, S: ResponseSink>(fault: &Fault, body: &B, sink: &mut S, record: &mut Record<'_>) {
+async fn answer_fault<B: RequestBody, S: ResponseSink>(
+    accepted: &Accepted,
+    fault: &Fault,
+    body: &B,
+    sink: &mut S,
+    trace: &Trace,
+    record: &mut Record<'_>,
+) {
+    let manner = record.manner(accepted.settings().error_style);
     if sink.is_started() || fault.reason == Reason::DownstreamClosed {
         // Too late for an answer, or nobody to hear it: the caller cuts the connection, or the stream, off.
         if record.status == 0 {
@@ -97,8 +114,8 @@ async fn answer_fault<B: RequestBody, S: ResponseSink>(fault: &Fault, body: &B, 
     if !body.is_done() {
         sink.close_after();
     }
-    record.status = fault.reason.status();
-    if let Ok(bytes) = respond::send_fault(sink, fault).await {
+    record.status = manner.status(fault.reason);
+    if let Ok(bytes) = respond::send_fault(sink, fault, manner, trace).await {
         record.sent_bytes = bytes;
     }
 }
@@ -176,18 +193,17 @@ async fn forward<R: Request, B: RequestBody, S: ResponseSink>(
         let random = [(); 3].map(|()| worker.random());
         plan.begun.get_or_init(|| worker.tracer.begin(trace, request, random));
     }
-    let backend = plan::pick_backend(forward, || worker.random()).ok_or(Reason::NoEndpoints)?;
-    let pool = worker.upstreams.find(backend.pool).ok_or(Reason::NoEndpoints)?;
+    let choice = affinity::choose(worker, forward, plan, request)?;
+    let call = Call { accepted, timer, request, plan, forward, choice };
+    let (choice, pool) = (&call.choice, &call.choice.pool);
     record.pool = Some(pool.clone());
-    let key = plan::hash_key(&forward.balance, plan, request);
-    let call = Call { accepted, timer, request, plan, forward, backend_edits: &backend.filters, pool: &pool };
     let idempotent = is_idempotent(request.method());
     let mut tried = Tried::default();
     let mut began = Instant::now();
     pool.deposit(forward.retry.budget_percent, worker.nanoseconds(began));
     for attempt in 1.. {
         let lease = pool
-            .pick(&forward.balance, key, worker, worker.nanoseconds(began), &mut tried)
+            .pick(&forward.balance, choice.key, choice.home, worker, worker.nanoseconds(began), &mut tried)
             .ok_or(Reason::NoEndpoints)?;
         record.endpoint = Some(lease.endpoint.clone());
         record.attempts = attempt;
@@ -228,8 +244,7 @@ struct Call<'a, R> {
     request: &'a R,
     plan: &'a Plan<'a>,
     forward: &'a Forward,
-    backend_edits: &'a headwater_model::gateway::Filters,
-    pool: &'a Rc<PoolRuntime>,
+    choice: Choice<'a>,
 }
 
 impl<R: Request> Call<'_, R> {
@@ -242,6 +257,7 @@ impl<R: Request> Call<'_, R> {
         sink: &mut S,
         record: &mut Record<'_>,
     ) -> Result<(), Fault> {
+        let settings = self.accepted.settings();
         let attempt = Attempt {
             accepted: self.accepted,
             timer: self.timer,
@@ -249,12 +265,17 @@ impl<R: Request> Call<'_, R> {
             cors: cors::Answer::to(self.plan.rule, self.request),
             granted: self.plan.granted.get(),
             begun: self.plan.begun.get().filter(|begun| begun.wants_response),
-            response_edits: [&self.plan.rule.filters.response_headers, &self.backend_edits.response_headers],
+            marks: Marks {
+                cookie: self.choice.cookie(lease, self.plan, self.request),
+                trace: Trace::of(settings, self.request, self.plan, &|| lease.pool.name(), &lease.endpoint.text),
+                error_style: settings.error_style,
+            },
+            response_edits: [&self.plan.rule.filters.response_headers, &self.choice.backend.filters.response_headers],
             started,
             uploaded: Cell::new(body.is_done()),
             status: Cell::new(0),
         };
-        let served = match self.pool.protocol() {
+        let served = match self.choice.pool.protocol() {
             UpstreamProtocol::Http1 => self.once_h1(&attempt, lease, body, sink, record).await,
             UpstreamProtocol::Http2 => self.once_h2(&attempt, lease, body, sink, record).await,
             UpstreamProtocol::Tcp | UpstreamProtocol::Udp => {
@@ -274,9 +295,10 @@ impl<R: Request> Call<'_, R> {
         sink: &mut S,
         record: &mut Record<'_>,
     ) -> Result<Served, Fault> {
-        let stream = self.pool.http2(lease, attempt, self.plan, self.request.authority()).await?;
+        let stream = self.choice.pool.http2(lease, attempt, self.plan, self.request.authority()).await?;
         record.connect = Some(attempt.started.elapsed());
-        let head = outbound::http2_head(self.request, self.plan, self.backend_edits, self.pool.has_tls())?;
+        let head =
+            outbound::http2_head(self.request, self.plan, &self.choice.backend.filters, self.choice.pool.has_tls())?;
         h2::up::attempt(attempt, stream.send.clone(), head, self.request.body_size(), body, sink).await
     }
 
@@ -292,13 +314,13 @@ impl<R: Request> Call<'_, R> {
         let (conn, reused) = match lease.checkout(careful) {
             Some(conn) => (conn, true),
             None => {
-                let conn = self.pool.connect(lease, attempt, self.plan, self.request.authority()).await?;
+                let conn = self.choice.pool.connect(lease, attempt, self.plan, self.request.authority()).await?;
                 record.connect = Some(attempt.started.elapsed());
                 (conn, false)
             }
         };
         let mut head = Buffer::small();
-        outbound::http1_head(self.request, self.plan, self.backend_edits, &mut head);
+        outbound::http1_head(self.request, self.plan, &self.choice.backend.filters, &mut head);
         let out = h1::up::Outgoing {
             head,
             method: Method::of(self.request.method().as_bytes()),
@@ -308,7 +330,7 @@ impl<R: Request> Call<'_, R> {
         };
         let (served, conn) = h1::up::attempt(attempt, conn, out, body, sink).await?;
         if let Some(conn) = conn {
-            self.pool.checkin(lease, conn, self.accepted.worker.timers.now_ms());
+            self.choice.pool.checkin(lease, conn, self.accepted.worker.timers.now_ms());
         }
         Ok(served)
     }

@@ -65,6 +65,7 @@ reasons! {
     HeaderTooLarge = "header_too_large", 431, Downstream, "the request's head is larger than this gateway allows";
     AuthRequired = "auth_required", 401, Downstream, "who asks is not known here";
     AuthForbidden = "auth_forbidden", 403, Downstream, "the auth server does not let this request in";
+    ClientForbidden = "client_forbidden", 403, Downstream, "this client's address is not let in";
     ClientLimit = "client_limit", 429, Downstream, "this client has too many connections";
     DownstreamClosed = "downstream_closed", 499, Downstream, "the client went away";
     NotImplemented = "not_implemented", 501, Downstream, "the request asks for something this gateway does not do";

@@ -3,6 +3,8 @@
 //! Start with [`Gateway`]; the tasks are drawn in `run.rs`, the life of a request is `exchange.rs`.
 
 mod accept;
+mod affinity;
+mod alb_error;
 mod alb_metrics;
 mod apply;
 mod auth;
@@ -18,6 +20,7 @@ mod h2;
 mod headers;
 mod io;
 mod log;
+mod mark;
 mod message;
 mod metrics;
 mod outbound;

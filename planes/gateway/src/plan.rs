@@ -7,15 +7,17 @@ use std::sync::Arc;
 use headwater_balance::hash_key as balance_key;
 use headwater_client_address::{Client, HeaderSource, resolve};
 use headwater_model::client::Provenance;
-use headwater_model::gateway::{Action, Backend, Balance, Forward, HashKey, PathRewrite, Rule};
+use headwater_model::gateway::{Action, Backend, Balance, Fill, Forward, HashKey, Part, PathRewrite, Rule};
 use headwater_route_match::{NormalPath, Recommendation, RequestView, normalise_host, normalise_path};
 
 use crate::accept::Accepted;
 use crate::apply::CompiledListener;
 use crate::auth::Granted;
 use crate::fault::{Fault, Reason};
+use crate::headers::Variables as _;
 use crate::message::Request;
 use crate::trace::Begun;
+use crate::variable::Asked;
 
 /// The decisions; kept until the request is done.
 pub(crate) struct Plan<'a> {
@@ -165,7 +167,7 @@ impl<R: Request> RequestView for View<'_, R> {
     }
 }
 
-/// Chooses among a rule's backends by weight; `None` when all weights are 0.
+/// Chooses among a rule's backends by weight; `None` when all weights are 0. The same number chooses the same.
 pub(crate) fn pick_backend(forward: &Forward, random: impl FnOnce() -> u64) -> Option<&Backend> {
     match &*forward.backends {
         [only] if only.weight > 0 => Some(only),
@@ -186,13 +188,32 @@ pub(crate) fn hash_key<R: Request>(balance: &Balance, plan: &Plan<'_>, request: 
         }),
         HashKey::Header(name) => request.values(name).next().map(balance_key),
         HashKey::Cookie(name) => cookie(request, name).map(balance_key),
+        HashKey::Template(template) => {
+            let asked = Asked { request, plan };
+            let (mut text, mut filled) = (Vec::new(), false);
+            for part in template.parts() {
+                match part {
+                    Part::Text(fixed) => text.extend_from_slice(fixed.as_bytes()),
+                    Part::Variable(Fill::Request(variable)) => {
+                        if let Some(value) = asked.value(variable).filter(|value| !value.is_empty()) {
+                            text.extend_from_slice(&value);
+                            filled = true;
+                        }
+                    }
+                    Part::Variable(Fill::EscapedTarget) => {
+                        text.extend_from_slice(request.target().as_bytes());
+                        filled = true;
+                    }
+                    // The time is nobody's key.
+                    Part::Variable(Fill::Now) => {}
+                }
+            }
+            filled.then(|| balance_key(&text))
+        }
     }
 }
 
-/// The value of a cookie (RFC 6265 section 5.4), first one of the name.
+/// The value of a cookie, first one of the name, as conditions of rules see it.
 pub(crate) fn cookie<'a>(request: &'a impl HeaderSource, name: &str) -> Option<&'a [u8]> {
-    request.values("cookie").flat_map(|line| line.split(|byte| *byte == b';')).find_map(|pair| {
-        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-        Some(value)
-    })
+    request.values("cookie").find_map(|line| headwater_route_match::cookie(line, name))
 }

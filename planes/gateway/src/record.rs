@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headwater_model::client::Provenance;
-use headwater_model::gateway::Rule;
+use headwater_model::gateway::{ErrorStyle, Rule};
 
 use crate::exchange::Served;
 use crate::fault::Fault;
 use crate::plan::Plan;
+use crate::respond::Manner;
 use crate::upstream::{EndpointRuntime, PoolRuntime};
 
 /// One line of the access log.
@@ -58,6 +59,11 @@ impl<'a> Record<'a> {
     pub(crate) fn planned(&mut self, plan: &Plan<'a>) {
         self.client = Some((plan.client.addr, plan.client.provenance.clone()));
         self.rule = Some(plan.rule);
+    }
+
+    /// How a fault of this request is told.
+    pub(crate) fn manner(&self, style: ErrorStyle) -> Manner<'a> {
+        Manner { style, rule: self.rule.map_or("", |rule| &rule.origin.key.id.name) }
     }
 
     pub(crate) fn served(&mut self, served: &Served) {

@@ -1,7 +1,11 @@
 //! The gateway's own responses: faults and redirects, in one place.
 
-use headwater_http1::encode;
+use std::borrow::Cow;
 
+use headwater_http1::encode;
+use headwater_model::gateway::ErrorStyle;
+
+use crate::alb_error;
 use crate::cors::Answer;
 use crate::fault::{Fault, Reason};
 use crate::message::{BodySize, HeaderLines, Piece, ResponseHead, ResponseSink, Trailers};
@@ -18,17 +22,41 @@ impl HeaderLines for Lines<'_> {
     }
 }
 
-/// `no_route: no rule matches this host and path`
-fn text(reason: Reason) -> String {
-    format!("{}: {}\n", reason.word(), reason.text())
+/// How faults are told on a listener.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Manner<'a> {
+    pub(crate) style: ErrorStyle,
+    /// Name of the rule that the request is for, where one was found.
+    pub(crate) rule: &'a str,
 }
 
-fn lines(reason: Reason) -> [(&'static [u8], &'static [u8]); 3] {
-    [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"cache-control", b"no-store"),
-        (FAULT_HEADER, reason.word().as_bytes()),
-    ]
+impl Manner<'_> {
+    pub(crate) fn status(&self, reason: Reason) -> u16 {
+        match self.style {
+            ErrorStyle::Headwater => reason.status(),
+            ErrorStyle::Alb => alb_error::status(reason),
+        }
+    }
+
+    /// `no_route: no rule matches this host and path`
+    fn body(&self, reason: Reason) -> String {
+        match self.style {
+            ErrorStyle::Headwater => format!("{}: {}\n", reason.word(), reason.text()),
+            ErrorStyle::Alb => alb_error::body(reason),
+        }
+    }
+
+    /// Name and value of the line that says why.
+    fn why(&self, fault: &Fault) -> (&'static [u8], Cow<'static, str>) {
+        match self.style {
+            ErrorStyle::Headwater => (FAULT_HEADER, fault.reason.word().into()),
+            ErrorStyle::Alb => (alb_error::HEADER, alb_error::words(fault, self.rule).into()),
+        }
+    }
+}
+
+fn lines<'w>(why: &'w (&'static [u8], Cow<'static, str>)) -> [(&'w [u8], &'w [u8]); 3] {
+    [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store"), (why.0, why.1.as_bytes())]
 }
 
 /// The lines of the one, then those of the other.
@@ -41,30 +69,29 @@ impl<A: HeaderLines, B: HeaderLines> HeaderLines for Both<'_, A, B> {
     }
 }
 
-/// Answers with a fault; returns bytes of the body.
-pub(crate) async fn send_fault<S: ResponseSink>(sink: &mut S, fault: &Fault) -> Result<u64, Fault> {
-    send_fault_with(sink, fault, &Lines(&[])).await
-}
-
-/// Answers with a fault and more lines.
-pub(crate) async fn send_fault_with<S: ResponseSink, L: HeaderLines>(
+/// Answers with a fault and more lines; returns bytes of the body.
+pub(crate) async fn send_fault<S: ResponseSink, L: HeaderLines>(
     sink: &mut S,
     fault: &Fault,
+    manner: Manner<'_>,
     more: &L,
 ) -> Result<u64, Fault> {
-    let body = text(fault.reason);
-    let lines = lines(fault.reason);
+    let body = manner.body(fault.reason);
+    let why = manner.why(fault);
+    let lines = lines(&why);
     let lines = Both(&Lines(&lines), more);
     let size = BodySize::Length(body.len() as u64);
     sink.head(ResponseHead {
-        status: fault.reason.status(),
+        status: manner.status(fault.reason),
         size,
         lines: &lines,
         ends_with_body: true,
         declared_length: None,
     })
     .await?;
-    sink.piece(Piece::Slice(body.as_bytes())).await?;
+    if !body.is_empty() {
+        sink.piece(Piece::Slice(body.as_bytes())).await?;
+    }
     sink.finish(Trailers::new()).await?;
     Ok(body.len() as u64)
 }
@@ -108,11 +135,13 @@ pub(crate) async fn send_preflight<S: ResponseSink>(sink: &mut S, answer: &Answe
 }
 
 /// The bytes of an HTTP/1.1 response to a request that could not be read; the connection ends with it.
-pub(crate) fn render(fault: &Fault) -> Vec<u8> {
-    let body = text(fault.reason);
+pub(crate) fn render(fault: &Fault, style: ErrorStyle) -> Vec<u8> {
+    let manner = Manner { style, rule: "" };
+    let body = manner.body(fault.reason);
+    let why = manner.why(fault);
     let mut out = Vec::with_capacity(256);
-    encode::write_status_line(fault.reason.status(), &mut out);
-    for (name, value) in lines(fault.reason) {
+    encode::write_status_line(manner.status(fault.reason), &mut out);
+    for (name, value) in lines(&why) {
         encode::write_field(name, value, &mut out);
     }
     encode::write_content_length(body.len() as u64, &mut out);

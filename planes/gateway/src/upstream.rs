@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use headwater_balance::{EndpointId, HealthEvent, InFlight, Outcome, PoolState, RetryBudget};
+use headwater_balance::{EndpointId, HealthEvent, InFlight, Outcome, PoolState, RetryBudget, Token};
 use headwater_client_address::proxy;
 use headwater_model::client::EmitProxyProtocol;
 use headwater_model::gateway::{Balance, EndpointAddress, Pool, PoolId, UpstreamProtocol};
@@ -132,7 +132,7 @@ impl Drop for Http2Stream {
 pub(crate) struct Lease {
     pub(crate) pool: Rc<PoolRuntime>,
     pub(crate) endpoint: Rc<EndpointRuntime>,
-    id: EndpointId,
+    pub(crate) id: EndpointId,
     worker: Rc<Worker>,
     in_flight: Cell<Option<InFlight>>,
 }
@@ -232,17 +232,39 @@ impl PoolRuntime {
         self.budget.borrow_mut().as_mut().is_some_and(|(_, budget)| budget.withdraw(now))
     }
 
-    /// Chooses an endpoint; `None` when there is none.
+    /// `namespace/service:port`
+    pub(crate) fn name(&self) -> String {
+        let pool = self.pool();
+        format!("{}:{}", pool.service, pool.port)
+    }
+
+    /// The endpoint of this name.
+    pub(crate) fn named(&self, token: Token) -> Option<EndpointId> {
+        let pool = self.pool();
+        self.state.borrow_mut().named(&pool.service, pool.port, token)
+    }
+
+    /// The name of the endpoint.
+    pub(crate) fn token(&self, lease: &Lease) -> Option<Token> {
+        let (pool, state) = (self.pool(), self.state.borrow());
+        Some(Token::of(&pool.service, pool.port, state.address(lease.id)?))
+    }
+
+    /// Chooses an endpoint: `home` where nothing is known against it; `None` when there is none.
     pub(crate) fn pick(
         self: &Rc<Self>,
         balance: &Balance,
         key: Option<u64>,
+        home: Option<EndpointId>,
         worker: &Rc<Worker>,
         now: u64,
         tried: &mut Tried,
     ) -> Option<Lease> {
         let mut state = self.state.borrow_mut();
-        let id = state.pick(balance, key, now, worker.random(), tried)?.id;
+        let id = match home.filter(|home| state.is_open(*home, now, tried)) {
+            Some(home) => home,
+            None => state.pick(balance, key, now, worker.random(), tried)?.id,
+        };
         let endpoint = self.endpoints.borrow().get(id.slot())?.clone()?;
         let in_flight = Cell::new(Some(state.begin(id, now)?));
         tried.push(id);

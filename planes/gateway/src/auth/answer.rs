@@ -1,6 +1,7 @@
 //! The answer to a request that is turned away.
 
 use super::Denial;
+use crate::accept::Accepted;
 use crate::cors;
 use crate::fault::Fault;
 use crate::message::{HeaderLines, Request, RequestBody, ResponseSink};
@@ -27,7 +28,9 @@ impl HeaderLines for More<'_> {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "the parts of one exchange, each borrowed differently")]
 pub(super) async fn send<R: Request, B: RequestBody, S: ResponseSink>(
+    accepted: &Accepted,
     denial: &Denial,
     request: &R,
     body: &B,
@@ -44,8 +47,9 @@ pub(super) async fn send<R: Request, B: RequestBody, S: ResponseSink>(
         return respond::send_redirect_with(sink, 302, location, &more).await;
     }
     let fault = Fault::new(denial.reason).detail(&denial.detail);
-    record.status = denial.reason.status();
-    let sent = respond::send_fault_with(sink, &fault, &more).await;
+    let manner = record.manner(accepted.settings().error_style);
+    record.status = manner.status(denial.reason);
+    let sent = respond::send_fault(sink, &fault, manner, &more).await;
     record.fault = Some(fault);
     record.sent_bytes = sent?;
     Ok(())

@@ -16,6 +16,7 @@ use crate::exchange::Attempt;
 use crate::fault::{Fault, Reason, RetryAdvice};
 use crate::h1;
 use crate::headers::Variables as _;
+use crate::mark::Marks;
 use crate::message::{
     BodySize, HeaderLines, Piece, Request, RequestBody, ResponseHead, ResponseSink, Trailers, is_idempotent,
 };
@@ -184,7 +185,7 @@ impl Question<'_> {
         loop {
             let began = Instant::now();
             let now = worker.nanoseconds(began);
-            let lease = pool.pick(&Balance::RoundRobin, None, worker, now, &mut tried).ok_or_else(unknown)?;
+            let lease = pool.pick(&Balance::RoundRobin, None, None, worker, now, &mut tried).ok_or_else(unknown)?;
             let result = self.once(&pool, &lease, began).await;
             let ended = Instant::now();
             let took = ended.duration_since(began);
@@ -218,6 +219,7 @@ impl Question<'_> {
             cors: None,
             granted: None,
             begun: None,
+            marks: Marks::default(),
             started,
             uploaded: Cell::new(true),
             status: Cell::new(0),

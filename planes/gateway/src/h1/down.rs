@@ -174,7 +174,7 @@ impl Turn<'_> {
 
     /// A head that could not be read is answered, if there is anybody to answer, and ends the connection.
     async fn refuse_head(&self, started: Instant, fault: Fault) -> After {
-        let answer = respond::render(&fault);
+        let answer = respond::render(&fault, self.accepted.settings().error_style);
         exchange::log_unparsed(self.accepted, started, &fault, answer.len());
         if fault.reason == Reason::DownstreamClosed {
             return After::Gone;

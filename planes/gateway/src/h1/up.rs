@@ -19,6 +19,7 @@ use crate::exchange::{Attempt, Served};
 use crate::fault::{Fault, Reason, RetryAdvice};
 use crate::headers::{Edited, NoVariables};
 use crate::io::Conn;
+use crate::mark::Marked;
 use crate::message::{BodySize, HeaderLines, Piece, RequestBody, ResponseHead, ResponseSink};
 use crate::tunnel;
 
@@ -179,6 +180,7 @@ impl Receive<'_, '_> {
         if let Some(begun) = self.attempt.begun {
             begun.answered(&lines);
         }
+        let lines = Marked { lines: &lines, marks: &self.attempt.marks, status, received: self.buf.len() };
         let declared_length = self.head.content_length();
         self.attempt.status.set(status);
         if !self.attempt.uploaded.get() {

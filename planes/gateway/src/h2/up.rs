@@ -15,6 +15,7 @@ use crate::cors::Answered;
 use crate::exchange::{Attempt, Served};
 use crate::fault::{Fault, Reason, RetryAdvice};
 use crate::headers::{Edited, NoVariables};
+use crate::mark::Marked;
 use crate::message::{BodySize, Piece, RequestBody, ResponseHead, ResponseSink};
 
 /// Sends the request, passes the response on.
@@ -119,6 +120,7 @@ async fn receive<S: ResponseSink>(
     if let Some(begun) = attempt.begun {
         begun.answered(&lines);
     }
+    let lines = Marked { lines: &lines, marks: &attempt.marks, status, received: 0 };
     attempt.status.set(status);
     if !attempt.uploaded.get() {
         sink.close_after();

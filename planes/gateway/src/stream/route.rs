@@ -44,7 +44,7 @@ impl Choices {
             };
             let id = route.backends[at].pool;
             if let Some(pool) = worker.upstreams.find(id)
-                && let Some(lease) = pool.pick(&balance, key, worker, now, self.of(id))
+                && let Some(lease) = pool.pick(&balance, key, None, worker, now, self.of(id))
             {
                 return Ok(lease);
             }

@@ -28,7 +28,6 @@ impl HeaderLines for More<'_> {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the parts of one exchange, each borrowed differently")]
 pub(super) async fn send<R: Request, B: RequestBody, S: ResponseSink>(
     accepted: &Accepted,
     denial: &Denial,

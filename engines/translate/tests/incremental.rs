@@ -83,6 +83,8 @@ fn an_ingress() -> impl Strategy<Value = Value> {
         "canary=true",
         "load-balance=ewma",
         "auth-url=x",
+        "ssl-passthrough=true",
+        "ssl-passthrough=true",
     ]));
     (
         choice(["n/one", "n/two", "m/one"]),
@@ -216,7 +218,8 @@ fn any_object() -> impl Strategy<Value = Value> {
         let class = class(name, settings);
         if default { annotated(class, json!({"ingressclass.kubernetes.io/is-default-class": "true"})) } else { class }
     });
-    let gateways = (choice(["infra/one", "infra/two"]), 0..5_usize).prop_map(|(id, nth)| {
+    let gateways = (choice(["infra/one", "infra/two"]), 0..6_usize).prop_map(|(id, nth)| {
+        let backends = |port: u16| json!([{"service": "n/one", "port": 80}, {"service": "n/two", "port": port}]);
         let listeners = |port: u16| json!([
             {"name": "http", "port": port, "protocol": "HTTP"}, {"name": "https", "port": port + 1, "protocol": "HTTPS"},
         ]);
@@ -226,6 +229,9 @@ fn any_object() -> impl Strategy<Value = Value> {
             json!({"listeners": listeners(8001), "retries": {"attempts": 0}}),
             json!({"tls": {"defaultCertificate": "n/s1"}}),
             json!({"listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}], "clientAddress": {"trustedHops": 1}}),
+            json!({"listeners": [{"name": "tcp", "port": 8000, "protocol": "TCP", "backends": backends(80)},
+                {"name": "udp", "port": 8000, "protocol": "UDP", "backends": backends(81)},
+                {"name": "https", "port": 8003, "protocol": "HTTPS"}]}),
         ][nth].clone())
     });
     let config = (0..4_usize).prop_map(|nth| {

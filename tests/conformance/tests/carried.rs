@@ -388,6 +388,37 @@ fn past_the_limit_of_flows_new_ones_are_dropped_and_counted() -> Result<()> {
 }
 
 #[test]
+fn a_hundred_thousand_flows_leave_nothing_behind() -> Result<()> {
+    const FLOWS: usize = 100_000;
+    const AT_ONCE: f64 = 15_000.0;
+    headwater_net_io::limits::raise_open_file_limit()?;
+    let descriptors = || std::fs::read_dir("/proc/self/fd").map(Iterator::count);
+    // Hears nothing and answers nothing: what matters is who remembers.
+    let sink = UdpSocket::bind("127.0.0.1:0")?;
+    let stand =
+        udp(", idleTimeout: 1s", "limits: {udpFlows: 20000}\naccessLog: {format: \"Off\"}", &[sink.local_addr()?])?;
+    let before = descriptors()?;
+    let labels = "kind=\"GatewaySettings\",namespace=\"test\",name=\"gateway\",protocol=\"UDP\"";
+    let began = format!("headwater_gateway_streams_total{{{labels}}}");
+    let open = || stand.metric("headwater_gateway_udp_flows");
+    for index in 0..FLOWS {
+        let [_, a, b, c] = u32::try_from(index)?.to_be_bytes();
+        let socket = UdpSocket::bind((IpAddr::from([127, 10 + a, b, c]), 0))?;
+        socket.send_to(b"x", stand.address("l4"))?;
+        // The kernel's queue has room for some hundreds.
+        if index % 100 == 99 {
+            wait::until(wait::DEADLINE, || stand.metric(&began) == (index + 1) as f64)?;
+            wait::until(wait::DEADLINE, || open() < AT_ONCE)?;
+        }
+    }
+    wait::until(wait::DEADLINE, || open() == 0.0)?;
+    assert_eq!(stand.metric(&format!("headwater_gateway_streams_ended_total{{{labels},end=\"idle\"}}")), FLOWS as f64);
+    wait::until(wait::DEADLINE, || descriptors().is_ok_and(|now| now <= before))?;
+    assert!(!stand.metrics().contains("headwater_gateway_udp_datagrams_dropped_total{"), "{}", stand.metrics());
+    Ok(())
+}
+
+#[test]
 fn datagrams_that_nobody_takes_are_dropped_and_counted() -> Result<()> {
     let stand = udp("", "", &[])?;
     client([127, 0, 0, 1], stand.address("l4"))?.send(b"x")?;

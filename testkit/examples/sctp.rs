@@ -49,6 +49,6 @@ fn ask(of: SocketAddr) -> Result<()> {
     let local = socket.local_addr()?.as_socket().context("an IP address")?;
     let mut answer = [0; 256];
     let length = socket.read(&mut answer)?;
-    print!("{} (asked from {local})\n", String::from_utf8_lossy(&answer[..length]).trim());
+    println!("{} (asked from {local})", String::from_utf8_lossy(&answer[..length]).trim());
     Ok(())
 }

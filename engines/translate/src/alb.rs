@@ -5,6 +5,7 @@
 
 mod affinity;
 mod dslx;
+mod ingress;
 mod order;
 mod pattern;
 mod port;

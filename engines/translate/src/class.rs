@@ -13,7 +13,7 @@ use crate::environment::GatewayId;
 use crate::options::Options;
 
 /// How an Ingress named its class before `spec.ingressClassName`.
-const LEGACY_ANNOTATION: &str = "kubernetes.io/ingress.class";
+pub(crate) const LEGACY_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Served {

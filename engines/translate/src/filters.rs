@@ -204,6 +204,41 @@ impl RouteFilters {
         }
     }
 
+    /// The filters of a path of the ALB, which says what is rewritten by itself.
+    pub(crate) fn with_rewrite(&self, path: Option<PathRewrite>) -> Filters {
+        let rewrite = UrlRewrite { host: self.vhost.clone(), path };
+        Filters {
+            cors: self.cors.clone(),
+            rewrite: Some(rewrite).filter(|rewrite| *rewrite != UrlRewrite::default()),
+            request_headers: self.request_headers.clone(),
+            response_headers: self.response_headers.clone(),
+        }
+    }
+
+    pub(crate) fn rewrite_target(&self) -> Option<&str> {
+        self.rewrite_target.as_deref()
+    }
+
+    /// Whether any of the times is given.
+    pub(crate) fn says_timeouts(&self) -> bool {
+        self.connect.is_some() || self.send.is_some() || self.read.is_some()
+    }
+
+    /// The answer to plain HTTP where HTTPS is asked for and nothing else.
+    pub(crate) fn to_https(&self) -> Redirect {
+        Redirect {
+            status: self.status.unwrap_or(308),
+            location: None,
+            scheme: Some("https".into()),
+            host: None,
+            port: self.port,
+            path: None,
+            strip_trailing_slash: false,
+            drop_query: false,
+            exempt: Vec::new(),
+        }
+    }
+
     pub(crate) fn timeouts(&self, defaults: RouteTimeouts) -> RouteTimeouts {
         RouteTimeouts {
             connect: self.connect.unwrap_or(defaults.connect),

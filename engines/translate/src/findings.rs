@@ -29,6 +29,8 @@ pub(crate) enum Source {
     Port(NamespacedName),
     Rule(NamespacedName),
     Policy(NamespacedName),
+    /// Of an ALB2's class.
+    IngressOfAlb(NamespacedName),
     Validity,
     Fallback,
 }

@@ -31,7 +31,7 @@ use crate::environment::{Environment, GatewayId};
 use crate::findings::{Findings, Source};
 use crate::hosts::{Candidate, HostTable};
 use crate::ingress::{self, Context, Entry, Route, Translated};
-use crate::options::Options;
+use crate::options::{AlbScope, Options};
 use crate::pools::{PoolKey, PoolRegistry};
 use crate::references::References;
 use crate::settings::Gateway;
@@ -180,8 +180,10 @@ impl Translator {
         for head in heads {
             self.translate_rules(cluster, head);
         }
-        let Self { albs, options, pools, findings, .. } = self;
-        albs.apply(&mut Tools { cluster, options, pools, findings }, (!first).then_some(changes));
+        let Self { albs, options, environment, pools, findings, .. } = self;
+        let classes = &environment.classes;
+        let tools = &mut Tools { cluster, options, classes, pools, findings };
+        albs.apply(tools, (!first).then_some(changes), environment_changed);
         self.sweep_pools(cluster);
         let changed = self.publish() || first;
         self.findings.set(Source::Validity, self.expired(now));
@@ -326,6 +328,11 @@ impl Translator {
                     self.reload_certificate(cluster, &key.id, dirty);
                     dirty.extend(self.references.users_of_auth(key).map(|ingress| (ingress.clone(), false)));
                 }
+                Kind::Namespace if self.options.albs != AlbScope::None => {
+                    // Whether an ALB2 takes its Ingresses depends on its project.
+                    let own = cluster.ingresses.keys().filter(|id| *id.namespace == *key.id.name);
+                    dirty.extend(own.map(|id| (id.clone(), false)));
+                }
                 Kind::ConfigMap => {
                     dirty.extend(self.references.users_of_auth(key).map(|ingress| (ingress.clone(), false)));
                 }
@@ -383,7 +390,7 @@ impl Translator {
         let gateway = match self.environment.classes.assign(object) {
             Assignment::Gateway(gateway) => gateway,
             Assignment::None(finding) => {
-                findings.extend(finding);
+                findings.extend(finding.filter(|_| !self.albs.takes(object, cluster)));
                 self.retire(id, old, findings);
                 return None;
             }
@@ -765,30 +772,33 @@ fn listeners(
 ) -> Vec<Arc<Listener>> {
     let (routes, old) = (&tables.hosts.published, &tables.listeners);
     let none = tables.no_routes.get_or_init(Arc::default);
-    let plans = gateway.listeners.iter().filter(|plan| !is_taken((plan.address, plan.port, plan.protocol.transport()))).map(|plan| {
-        let tls = (plan.protocol == Protocol::Https).then(|| tls.clone());
-        let old = old.iter().find(|old| old.name == plan.name);
-        let mut listener = Listener {
-            name: plan.name.clone(),
-            origin: gateway.origin.clone(),
-            address: plan.address,
-            port: plan.port,
-            protocol: plan.protocol,
-            client_address: plan.client_address.clone(),
-            connection: plan.connection.clone(),
-            tls,
-            routes: if plan.stream.is_some() { none.clone() } else { routes.clone() },
-            stream: tables.streams.get(&plan.name).map(|stream| stream.route.clone()),
-        };
-        let Some(old) = old else { return Arc::new(listener) };
-        if old.client_address == listener.client_address {
-            listener.client_address = old.client_address.clone();
-        }
-        if old.connection == listener.connection {
-            listener.connection = old.connection.clone();
-        }
-        if is_same(old, &listener) { old.clone() } else { Arc::new(listener) }
-    });
+    let plans =
+        gateway.listeners.iter().filter(|plan| !is_taken((plan.address, plan.port, plan.protocol.transport()))).map(
+            |plan| {
+                let tls = (plan.protocol == Protocol::Https).then(|| tls.clone());
+                let old = old.iter().find(|old| old.name == plan.name);
+                let mut listener = Listener {
+                    name: plan.name.clone(),
+                    origin: gateway.origin.clone(),
+                    address: plan.address,
+                    port: plan.port,
+                    protocol: plan.protocol,
+                    client_address: plan.client_address.clone(),
+                    connection: plan.connection.clone(),
+                    tls,
+                    routes: if plan.stream.is_some() { none.clone() } else { routes.clone() },
+                    stream: tables.streams.get(&plan.name).map(|stream| stream.route.clone()),
+                };
+                let Some(old) = old else { return Arc::new(listener) };
+                if old.client_address == listener.client_address {
+                    listener.client_address = old.client_address.clone();
+                }
+                if old.connection == listener.connection {
+                    listener.connection = old.connection.clone();
+                }
+                if is_same(old, &listener) { old.clone() } else { Arc::new(listener) }
+            },
+        );
     plans.collect()
 }
 

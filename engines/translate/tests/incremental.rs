@@ -193,7 +193,10 @@ fn of_an_alb() -> impl Strategy<Value = Value> {
             });
             json!({"kind": "Rule", "metadata": metadata, "spec": spec})
         });
-    prop_oneof![1 => albs, 2 => frontends, 4 => rules]
+    let projects = (choice(["n", "m"]), choice(["p", "q"])).prop_map(|(name, project)| {
+        json!({"kind": "Namespace", "metadata": {"name": name, "labels": {"cpaas.io/project": project}}})
+    });
+    prop_oneof![1 => albs, 2 => frontends, 4 => rules, 1 => projects]
 }
 
 fn any_object() -> impl Strategy<Value = Value> {

@@ -155,6 +155,9 @@ volumeMounts:
 {{- with $values.takeOverClass }}
 - --take-over-class={{ . }}
 {{- end }}
+{{- range $values.albs }}
+- --alb={{ . }}
+{{- end }}
 {{- with $values.watchNamespaces }}
 - --watch-namespaces={{ join "," . }}
 {{- end }}
@@ -227,7 +230,7 @@ capabilities: {drop: [ALL]}
 {{- define "headwater.namespaces" -}}
 {{- $found := list -}}
 {{- with .Values.watchNamespaces -}}
-{{- $found = append . $.Release.Namespace | uniq | sortAlpha -}}
+{{- $found = concat (append . $.Release.Namespace) (include "headwater.albNamespaces" $ | fromJsonArray) | uniq | sortAlpha -}}
 {{- end -}}
 {{- toJson $found -}}
 {{- end -}}
@@ -246,6 +249,22 @@ capabilities: {drop: [ALL]}
 - apiGroups: [headwater.dev]
   resources: [gatewaysettings]
   verbs: [get, list, watch]
+{{- end -}}
+
+{{- /* What both roles read in the namespace of an ALB2. */ -}}
+{{- define "headwater.albRules" -}}
+- apiGroups: [crd.alauda.io]
+  resources: [alaudaloadbalancer2, frontends, rules]
+  verbs: [get, list, watch]
+{{- end -}}
+
+{{- /* Namespaces of the ALB2s, as JSON. */ -}}
+{{- define "headwater.albNamespaces" -}}
+{{- $found := list -}}
+{{- range .Values.albs -}}
+{{- $found = append $found (splitList "/" . | first) -}}
+{{- end -}}
+{{- toJson ($found | uniq | sortAlpha) -}}
 {{- end -}}
 
 {{- /* What the controller writes wherever it looks. */ -}}

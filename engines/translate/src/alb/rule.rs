@@ -81,19 +81,19 @@ pub(super) fn trace_of(levels: &Levels<'_>, view: &View) -> (Option<Arc<Trace>>,
 }
 
 /// What a rule does, apart from what it matches.
-struct Doing {
-    filters: Filters,
-    auth: Option<Auth>,
-    trace: Option<Arc<Trace>>,
-    action: Action,
+pub(super) struct Doing {
+    pub(super) filters: Filters,
+    pub(super) auth: Option<Auth>,
+    pub(super) trace: Option<Arc<Trace>>,
+    pub(super) action: Action,
 }
 
 impl Doing {
-    fn only(action: Action) -> Self {
+    pub(super) fn only(action: Action) -> Self {
         Self { filters: Filters::default(), auth: None, trace: None, action }
     }
 
-    fn refuse(reason: &str) -> Self {
+    pub(super) fn refuse(reason: &str) -> Self {
         let action = Action::Refuse(Refuse { status: 503, reason: reason.into() });
         Self::only(action)
     }
@@ -172,18 +172,18 @@ impl Port<'_> {
 }
 
 /// One object while it is translated.
-struct Part<'a, 'p> {
-    port: &'a Port<'p>,
+pub(super) struct Part<'a, 'p> {
+    pub(super) port: &'a Port<'p>,
     /// The object.
-    key: &'a ObjectKey,
-    pools: &'a mut PoolRegistry,
-    made: &'a mut Made,
+    pub(super) key: &'a ObjectKey,
+    pub(super) pools: &'a mut PoolRegistry,
+    pub(super) made: &'a mut Made,
     /// Acquired for the entry that is being made.
-    held: Vec<PoolId>,
+    pub(super) held: Vec<PoolId>,
 }
 
 impl Part<'_, '_> {
-    fn tell(&mut self, finding: Finding) {
+    pub(super) fn tell(&mut self, finding: Finding) {
         if !self.made.findings.contains(&finding) {
             self.made.findings.push(finding);
         }
@@ -193,7 +193,7 @@ impl Part<'_, '_> {
         self.tell(Finding::error(reason, self.key.clone(), message).at(field));
     }
 
-    fn finish(
+    pub(super) fn finish(
         &self,
         origin: Origin,
         source: Option<RuleSource>,
@@ -246,7 +246,7 @@ impl Part<'_, '_> {
     }
 
     /// What endpoints are spoken to in; `None`: what their Service says.
-    fn speech(&self, written: Option<BackendProtocol>) -> Option<Speech> {
+    pub(super) fn speech(&self, written: Option<BackendProtocol>) -> Option<Speech> {
         match (written, self.port.frontend.spec.protocol()) {
             (Some(BackendProtocol::Http), _) => Some(Speech::Http),
             (Some(BackendProtocol::Https), _) => Some(Speech::Https),
@@ -269,7 +269,11 @@ impl Part<'_, '_> {
     }
 
     /// Who may come in. What is wrong with what is inherited is told with the object that says it.
-    fn guard(&mut self, told: Inherited<'_, config::Auth>, host: &HostPattern) -> Result<Option<Auth>, Closed> {
+    pub(super) fn guard(
+        &mut self,
+        told: Inherited<'_, config::Auth>,
+        host: &HostPattern,
+    ) -> Result<Option<Auth>, Closed> {
         let annotations = AuthAnnotations::of_config(told.value);
         let port = self.port;
         let own;
@@ -541,7 +545,7 @@ impl Part<'_, '_> {
 }
 
 /// What takes the place of the first match of the base in the path; of all of it where the base is `.*`.
-fn path_rewrite(base: &str, target: &str) -> Result<PathRewrite, (&'static str, String)> {
+pub(super) fn path_rewrite(base: &str, target: &str) -> Result<PathRewrite, (&'static str, String)> {
     let shown = |text: &str| text.chars().take(100).collect::<String>();
     if !is_replacement(target) {
         let wrong = format!("{:?} is not a path with $1 to $9 for groups of the base", shown(target));
@@ -563,7 +567,7 @@ fn source_of(written: &Written) -> Option<RuleSource> {
     Some(RuleSource { kind: source.source_type.as_str().into(), id })
 }
 
-fn timeouts(defaults: RouteTimeouts, told: Option<Inherited<'_, Timeout>>) -> RouteTimeouts {
+pub(super) fn timeouts(defaults: RouteTimeouts, told: Option<Inherited<'_, Timeout>>) -> RouteTimeouts {
     let Some(Inherited { value, .. }) = told else { return defaults };
     RouteTimeouts { connect: value.connect(), send: value.send(), idle: value.read(), request: defaults.request }
 }

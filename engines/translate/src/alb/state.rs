@@ -13,14 +13,17 @@ use headwater_model::alb::{Domain, Frontend, Rule as Written};
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::{Finding, Severity};
 use headwater_model::gateway::{Certificate, Listener};
+use headwater_model::object::Ingress;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 
-use super::port::{OpenPort, Taken};
+use super::ingress::{Source as PathsOf, implied_frontend, needs, secure_hosts};
+use super::port::{OpenPort, Taken as TakenPlaces};
 use super::rule::{Entry, Made, Port, trace_of};
 use super::uses::Uses;
 use super::view::{Census, View};
 use crate::auth::Sources;
 use crate::certificate::{self, CertificateError};
+use crate::class::{Assignment, Classes};
 use crate::conflict::Age;
 use crate::environment::GatewayId;
 use crate::findings::{Findings, Source};
@@ -34,6 +37,7 @@ use crate::tls::Certificates;
 pub(crate) struct Tools<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) options: &'a Options,
+    pub(crate) classes: &'a Classes,
     pub(crate) pools: &'a mut PoolRegistry,
     pub(crate) findings: &'a mut Findings,
 }
@@ -52,12 +56,27 @@ pub(crate) struct Albs {
     rules: BTreeMap<NamespacedName, Placed>,
     /// By Frontend, whether it exists or not.
     rules_of: BTreeMap<NamespacedName, BTreeSet<NamespacedName>>,
+    ingresses: BTreeMap<NamespacedName, Taken>,
+    /// Which Frontend each ALB2 has at the ports that Ingresses need.
+    ingress_ports: BTreeMap<(NamespacedName, u16), NamespacedName>,
+    /// Ingresses with a default backend, oldest first, by ALB2.
+    defaults: BTreeMap<NamespacedName, BTreeSet<Age>>,
     uses: Uses,
     certificates: Certificates,
     listeners: Vec<Arc<Listener>>,
 }
 
-/// A Rule as translated last.
+/// An Ingress that ALB2s take.
+#[derive(Debug, Default)]
+struct Taken {
+    /// Ports that it needs, and whether they speak TLS, by ALB2.
+    needs: BTreeMap<NamespacedName, BTreeMap<u16, bool>>,
+    /// Whether it has a default backend and nothing else.
+    default: Option<Age>,
+    placed: Vec<Placed>,
+}
+
+/// A Rule as translated last, or an Ingress at one port.
 #[derive(Debug)]
 struct Placed {
     frontend: NamespacedName,
@@ -70,6 +89,7 @@ struct Dirty {
     albs: BTreeSet<NamespacedName>,
     frontends: BTreeSet<NamespacedName>,
     rules: BTreeSet<NamespacedName>,
+    ingresses: BTreeSet<NamespacedName>,
 }
 
 impl Dirty {
@@ -78,12 +98,13 @@ impl Dirty {
             Kind::Alb2 => self.albs.insert(key.id.clone()),
             Kind::Frontend => self.frontends.insert(key.id.clone()),
             Kind::Rule => self.rules.insert(key.id.clone()),
+            Kind::Ingress => self.ingresses.insert(key.id.clone()),
             _ => false,
         };
     }
 
     fn is_empty(&self) -> bool {
-        self.albs.is_empty() && self.frontends.is_empty() && self.rules.is_empty()
+        self.albs.is_empty() && self.frontends.is_empty() && self.rules.is_empty() && self.ingresses.is_empty()
     }
 }
 
@@ -98,6 +119,9 @@ impl Albs {
             frontends_of: BTreeMap::new(),
             rules: BTreeMap::new(),
             rules_of: BTreeMap::new(),
+            ingresses: BTreeMap::new(),
+            ingress_ports: BTreeMap::new(),
+            defaults: BTreeMap::new(),
             uses: Uses::default(),
             certificates: Certificates::new(),
             listeners: Vec::new(),
@@ -137,17 +161,26 @@ impl Albs {
     }
 
     /// Translates what `changes` concern; all of it for `None`.
-    pub(crate) fn apply(&mut self, tools: &mut Tools<'_>, changes: Option<&[ObjectKey]>) {
+    ///
+    /// `classes_changed`: whether other Ingresses may be of IngressClasses than before.
+    pub(crate) fn apply(&mut self, tools: &mut Tools<'_>, changes: Option<&[ObjectKey]>, classes_changed: bool) {
         if tools.options.albs == AlbScope::None {
             return;
         }
         read_policies(tools, changes);
         let mut dirty = self.dirty(tools.cluster, changes);
+        if classes_changed {
+            dirty.ingresses.extend(tools.cluster.ingresses.keys().cloned());
+        }
         if dirty.is_empty() {
             return;
         }
         let mut touched = self.read_albs(tools, &mut dirty);
         self.index_frontends(tools, &mut dirty, &mut touched);
+        if !touched.is_empty() {
+            dirty.ingresses.extend(tools.cluster.ingresses.keys().chain(self.ingresses.keys()).cloned());
+        }
+        self.read_needs(tools, &mut dirty, &mut touched);
         for alb in touched {
             self.settle_frontends(tools, &alb, &mut dirty);
         }
@@ -156,6 +189,7 @@ impl Albs {
         }
         self.index_rules(tools.cluster, &dirty);
         self.translate_rules(tools, &dirty);
+        self.translate_ingresses(tools, &dirty);
         let Self { certificates, uses, .. } = self;
         certificates.retain(|id, _| uses.is_used(&ObjectKey { kind: Kind::Secret, id: id.clone() }));
     }
@@ -166,13 +200,18 @@ impl Albs {
                 albs: cluster.albs.keys().cloned().collect(),
                 frontends: cluster.frontends.keys().cloned().collect(),
                 rules: cluster.rules.keys().cloned().collect(),
+                ingresses: cluster.ingresses.keys().cloned().collect(),
             };
         };
         let mut dirty = Dirty::default();
         for key in changes {
             match key.kind {
-                Kind::Alb2 | Kind::Frontend | Kind::Rule => dirty.insert(key),
-                Kind::GatewaySettings => dirty.albs.extend(self.census.served.iter().cloned()),
+                Kind::Alb2 | Kind::Frontend | Kind::Rule | Kind::Ingress => dirty.insert(key),
+                Kind::Namespace => {
+                    let own = cluster.ingresses.keys().filter(|id| *id.namespace == *key.id.name);
+                    dirty.ingresses.extend(own.cloned());
+                }
+                Kind::GatewaySettings => dirty.albs.extend(self.census.served.keys().cloned()),
                 Kind::Service | Kind::ConfigMap => self.uses.users_of(key).for_each(|user| dirty.insert(user)),
                 Kind::Secret => {
                     self.uses.users_of(key).for_each(|user| dirty.insert(user));
@@ -267,6 +306,11 @@ impl Albs {
                 Err(told) => tools.findings.set(Source::Frontend(id.clone()), vec![told]),
             }
         }
+        if let Some(view) = &view {
+            self.settle_ingress_ports(tools, alb, view, &owners, &mut open, dirty);
+        } else {
+            self.ingress_ports.retain(|(of, _), _| of != alb);
+        }
         // Those that are no more, were refused, or went to another ALB2.
         let closed: Vec<NamespacedName> = self
             .ports
@@ -284,6 +328,149 @@ impl Albs {
             above.insert(Finding::new(Severity::Info, "NoListener", view.object.key(), message));
         }
         tools.findings.set(Source::Inherited(alb.clone()), above.into_iter().collect());
+    }
+
+    /// Finds the Frontends of the ports that Ingresses need; where there is none, one is implied.
+    fn settle_ingress_ports(
+        &mut self,
+        tools: &mut Tools<'_>,
+        alb: &NamespacedName,
+        view: &Arc<View>,
+        owners: &BTreeMap<(u16, bool), Arc<Frontend>>,
+        open: &mut BTreeSet<NamespacedName>,
+        dirty: &mut Dirty,
+    ) {
+        self.ingress_ports.retain(|(of, _), _| of != alb);
+        let needed: BTreeMap<u16, bool> = self
+            .ingresses
+            .values()
+            .filter_map(|taken| taken.needs.get(alb))
+            .flatten()
+            .map(|(port, tls)| (*port, *tls))
+            .collect();
+        for (port, tls) in needed {
+            let owner = owners.get(&(port, false));
+            let id = match owner {
+                Some(owner) => owner.id(),
+                None => {
+                    let name = Frontend::conventional_name(&alb.name, port);
+                    let id = NamespacedName::new(alb.namespace.clone(), name);
+                    if tools.cluster.frontends.contains_key(&id) {
+                        // It is there, and is of another port or ALB2.
+                        continue;
+                    }
+                    let object = Arc::new(implied_frontend(&id, &view.effective, port, tls, &self.domain));
+                    open.insert(id.clone());
+                    self.open(tools, &object, view, &Age::of(&object.metadata), Vec::new(), dirty);
+                    id
+                }
+            };
+            self.ingress_ports.insert((alb.clone(), port), id);
+        }
+    }
+
+    /// Reads which ALB2s the dirty Ingresses belong to, and which ports they need.
+    fn read_needs(&mut self, tools: &mut Tools<'_>, dirty: &mut Dirty, touched: &mut BTreeSet<NamespacedName>) {
+        for id in dirty.ingresses.clone() {
+            let object = tools.cluster.ingresses.get(&id);
+            let object = object.filter(|object| !matches!(tools.classes.assign(object), Assignment::Gateway(_)));
+            let mut needed = BTreeMap::new();
+            let mut default = None;
+            if let Some(object) = object {
+                let secure = secure_hosts(object, &self.domain);
+                for alb in self.census.takers(object, tools.cluster, &self.domain) {
+                    let Some(view) = self.views.get(alb) else { continue };
+                    needed.insert(alb.clone(), needs(object, &secure, &view.effective, &self.domain));
+                }
+                let takes_all = object.spec.rules.is_empty() && object.spec.default_backend.is_some();
+                default = (takes_all && !needed.is_empty()).then(|| Age::of(&object.metadata));
+            }
+            let old = self.ingresses.get(&id);
+            let old_needs = old.map(|old| old.needs.clone()).unwrap_or_default();
+            let old_default = old.and_then(|old| old.default.clone());
+            if old_needs != needed {
+                touched.extend(old_needs.keys().chain(needed.keys()).cloned());
+            }
+            let albs: BTreeSet<NamespacedName> = old_needs.keys().chain(needed.keys()).cloned().collect();
+            for alb in albs {
+                let ages = self.defaults.entry(alb.clone()).or_default();
+                let first = ages.first().cloned();
+                if let Some(age) = &old_default {
+                    ages.remove(age);
+                }
+                if let Some(age) = default.as_ref().filter(|_| needed.contains_key(&alb)) {
+                    ages.insert(age.clone());
+                }
+                if ages.first() != first.as_ref() {
+                    dirty.ingresses.extend(first.iter().chain(ages.first()).map(|age| age.id.clone()));
+                }
+                if ages.is_empty() {
+                    self.defaults.remove(&alb);
+                }
+            }
+            if needed.is_empty() && old.is_none() {
+                continue;
+            }
+            let taken = self.ingresses.entry(id).or_default();
+            (taken.needs, taken.default) = (needed, default);
+        }
+    }
+
+    fn translate_ingresses(&mut self, tools: &mut Tools<'_>, dirty: &Dirty) {
+        for id in &dirty.ingresses {
+            let Some(Taken { needs, default, placed: old }) = self.ingresses.remove(id) else { continue };
+            let object = tools.cluster.ingresses.get(id).filter(|_| !needs.is_empty());
+            let (mut placed, mut findings, mut uses) = (Vec::new(), Vec::new(), BTreeSet::new());
+            if let Some(object) = object {
+                let secure = secure_hosts(object, &self.domain);
+                let domain = self.domain.clone();
+                let annotated = crate::ingress::read_annotations(object, domain.as_str(), &mut findings);
+                for (alb, ports) in needs.iter().filter(|_| !annotated.whole.canary) {
+                    let is_default = self.defaults.get(alb).and_then(BTreeSet::first).map(|age| &age.id) == Some(id);
+                    let source = PathsOf { ingress: object, annotated: &annotated, secure: &secure, is_default };
+                    for port in ports.keys() {
+                        let frontend = self.ingress_ports.get(&(alb.clone(), *port)).cloned();
+                        let open = frontend.as_ref().and_then(|id| self.ports.get(id));
+                        let open = open.filter(|open| open.object.spec.protocol().is_l7());
+                        let (Some(frontend), Some(open)) = (frontend, open) else {
+                            let message = format!("port {port} of ALB2 {alb} is not one that can serve it");
+                            findings.push(Finding::warning("NotServed", object.key(), message));
+                            continue;
+                        };
+                        let (written, view) = (open.object.clone(), open.view.clone());
+                        let keys = [view.object.key(), written.key()];
+                        let reads = tools.options.reads_secrets;
+                        let made = Port {
+                            cluster: tools.cluster,
+                            reads_secrets: reads,
+                            domain: &domain,
+                            view: &view,
+                            frontend: &written,
+                            sources: keys.each_ref().map(|key| Sources::new(tools.cluster, key, reads)),
+                            trace: trace_of(&Levels::of_port(&view.object, &written), &view),
+                        }
+                        .ingress(&source, tools.pools);
+                        findings.extend(made.findings);
+                        uses.extend(made.uses);
+                        findings.extend(self.wrong_certificates(tools, &object.key(), &made.claims, "spec.tls"));
+                        placed.push(Placed { frontend, entries: made.entries, claims: made.claims });
+                    }
+                }
+            }
+            let mut told = BTreeSet::new();
+            findings.retain(|finding| told.insert(finding.clone()));
+            tools.findings.set(Source::IngressOfAlb(id.clone()), findings);
+            self.uses.set(&ObjectKey { kind: Kind::Ingress, id: id.clone() }, uses);
+            self.place(tools, old, &mut placed);
+            if object.is_some() {
+                self.ingresses.insert(id.clone(), Taken { needs, default, placed });
+            }
+        }
+    }
+
+    /// Whether an ALB2 takes the Ingress, if no IngressClass of ours does.
+    pub(crate) fn takes(&self, ingress: &Ingress, cluster: &Cluster) -> bool {
+        self.census.takers(ingress, cluster, &self.domain).next().is_some()
     }
 
     fn open(
@@ -438,7 +625,71 @@ impl Albs {
         mut made: Made,
     ) {
         let key = ObjectKey { kind: Kind::Rule, id: id.clone() };
-        for (name, secret) in &made.claims {
+        made.findings.extend(self.wrong_certificates(tools, &key, &made.claims, "spec.certificate_name"));
+        made.findings.dedup();
+        let exists = tools.cluster.rules.contains_key(id);
+        tools.findings.set(Source::Rule(id.clone()), if exists { made.findings } else { Vec::new() });
+        self.uses.set(&key, made.uses);
+        let old = self.rules.remove(id);
+        let new = frontend.filter(|_| exists);
+        let mut new: Vec<Placed> =
+            new.map(|frontend| Placed { frontend, entries: made.entries, claims: made.claims }).into_iter().collect();
+        self.place(tools, old.into_iter().collect(), &mut new);
+        self.rules.extend(new.pop().map(|placed| (id.clone(), placed)));
+    }
+
+    /// Moves what an object is at its ports from what it was. What did not change keeps its pointer, and its place.
+    fn place(&mut self, tools: &mut Tools<'_>, old: Vec<Placed>, new: &mut [Placed]) {
+        for placed in new.iter_mut() {
+            let Some(before) = old.iter().find(|before| before.frontend == placed.frontend) else { continue };
+            let by_tie: BTreeMap<&str, &Entry> =
+                before.entries.iter().map(|entry| (&*entry.rule.precedence.tie, entry)).collect();
+            for entry in &mut placed.entries {
+                let before = by_tie.get(&*entry.rule.precedence.tie);
+                if let Some(before) = before.filter(|before| same_rule(&before.rule, &entry.rule)) {
+                    entry.rule = before.rule.clone();
+                }
+            }
+        }
+        for before in &old {
+            if let Some(port) = self.ports.get_mut(&before.frontend) {
+                let after = new.iter().find(|after| after.frontend == before.frontend);
+                let kept: BTreeMap<&str, &Entry> = after
+                    .into_iter()
+                    .flat_map(|after| &after.entries)
+                    .map(|entry| (&*entry.rule.precedence.tie, entry))
+                    .collect();
+                for entry in &before.entries {
+                    let stays = kept
+                        .get(&*entry.rule.precedence.tie)
+                        .is_some_and(|after| Arc::ptr_eq(&after.rule, &entry.rule) && after.hosts == entry.hosts);
+                    if !stays {
+                        port.table.remove(&entry.hosts, &entry.rule.precedence);
+                    }
+                }
+                before.claims.iter().for_each(|claim| port.unclaim(claim));
+            }
+        }
+        for placed in new.iter() {
+            if let Some(port) = self.ports.get_mut(&placed.frontend) {
+                placed.entries.iter().for_each(|entry| port.table.insert(&entry.hosts, &entry.rule));
+                placed.claims.iter().for_each(|claim| port.claim(claim));
+            }
+        }
+        let held = old.iter().flat_map(|before| &before.entries).flat_map(|entry| &entry.pools);
+        held.for_each(|pool| tools.pools.release(*pool));
+    }
+
+    /// Loads certificates that nobody named before, and tells what is wrong with those of these names.
+    fn wrong_certificates(
+        &mut self,
+        tools: &Tools<'_>,
+        key: &ObjectKey,
+        claims: &[super::port::Claim],
+        field: &str,
+    ) -> Vec<Finding> {
+        let mut found = Vec::new();
+        for (name, secret) in claims {
             let wrong = self.load_certificate(tools, secret);
             let told = match (wrong, self.certificates.get(secret)) {
                 (Some(wrong), _) => {
@@ -454,44 +705,9 @@ impl Albs {
                 }
                 _ => None,
             };
-            made.findings.extend(told.map(|finding| finding.at("spec.certificate_name")));
+            found.extend(told.map(|finding| finding.at(field)));
         }
-        made.findings.dedup();
-        let exists = tools.cluster.rules.contains_key(id);
-        tools.findings.set(Source::Rule(id.clone()), if exists { made.findings } else { Vec::new() });
-        self.uses.set(&key, made.uses);
-        let old = self.rules.remove(id);
-        let (old_frontend, old_entries, old_claims) =
-            old.map_or((None, Vec::new(), Vec::new()), |old| (Some(old.frontend), old.entries, old.claims));
-        let moved = old_frontend != frontend;
-        for (new, old) in made.entries.iter_mut().zip(&old_entries) {
-            if same_rule(&new.rule, &old.rule) {
-                new.rule = old.rule.clone();
-            }
-        }
-        if let Some(port) = old_frontend.as_ref().and_then(|id| self.ports.get_mut(id)) {
-            for (index, old) in old_entries.iter().enumerate() {
-                let kept = !moved
-                    && made
-                        .entries
-                        .get(index)
-                        .is_some_and(|new| Arc::ptr_eq(&new.rule, &old.rule) && new.hosts == old.hosts);
-                if !kept {
-                    port.table.remove(&old.hosts, &old.rule.precedence);
-                }
-            }
-            old_claims.iter().for_each(|claim| port.unclaim(claim));
-        }
-        if let Some(port) = frontend.as_ref().and_then(|id| self.ports.get_mut(id)) {
-            for entry in &made.entries {
-                port.table.insert(&entry.hosts, &entry.rule);
-            }
-            made.claims.iter().for_each(|claim| port.claim(claim));
-        }
-        old_entries.iter().flat_map(|entry| &entry.pools).for_each(|pool| tools.pools.release(*pool));
-        if let Some(frontend) = frontend.filter(|_| exists) {
-            self.rules.insert(id.clone(), Placed { frontend, entries: made.entries, claims: made.claims });
-        }
+        found
     }
 
     /// Why a Rule without an open Frontend is not served, where that may surprise.
@@ -529,7 +745,7 @@ impl Albs {
     }
 
     /// Makes the listeners of now. Returns whether any differs from before. Ports that others hold already stay closed.
-    pub(crate) fn publish(&mut self, taken: &mut Taken, findings: &mut Findings) -> bool {
+    pub(crate) fn publish(&mut self, taken: &mut TakenPlaces, findings: &mut Findings) -> bool {
         let mut order: Vec<(Age, Age, NamespacedName)> =
             self.ports.iter().map(|(id, port)| (port.view.age.clone(), port.age.clone(), id.clone())).collect();
         order.sort();

@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use headwater_model::alb::alb2::IGNORE_ANNOTATION;
 use headwater_model::alb::config::HttpKeepalive;
-use headwater_model::alb::effective::EffectiveAlb;
+use headwater_model::alb::effective::{EffectiveAlb, Projects};
 use headwater_model::alb::{Alb2, Domain};
 use headwater_model::client::ClientAddressPolicy;
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::{Finding, Severity};
 use headwater_model::gateway::{ConnectionSettings, RouteTimeouts};
+use headwater_model::object::Ingress;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 use headwater_model::settings::GatewaySettingsSpec;
 
+use crate::class::LEGACY_ANNOTATION;
 use crate::conflict::Age;
 use crate::environment::GatewayId;
 use crate::options::Options;
@@ -28,7 +30,8 @@ pub const SETTINGS_ANNOTATION: &str = "headwater.dev/settings";
 /// Which ALB2s there are to serve.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Census {
-    pub(crate) served: BTreeSet<NamespacedName>,
+    /// With the projects whose Ingresses they serve.
+    pub(crate) served: BTreeMap<NamespacedName, Projects>,
     /// GatewaySettings that they name.
     pub(crate) settings: BTreeSet<NamespacedName>,
 }
@@ -38,10 +41,34 @@ impl Census {
         let served = cluster.albs.iter().filter(|(id, alb)| options.albs.holds(id) && alb.is_operated(domain));
         let mut census = Self::default();
         for (id, alb) in served {
-            census.served.insert(id.clone());
+            let effective = alb.effective();
+            let serves = effective.serves_ingresses && effective.serves_rules && effective.port_projects.is_none();
+            census.served.insert(id.clone(), if serves { effective.projects } else { Projects::None });
             census.settings.extend(settings_of(alb));
         }
         census
+    }
+}
+
+impl Census {
+    /// The ALB2s whose class an Ingress is of, and whose projects its namespace is of. Without a class: of every one's.
+    pub(crate) fn takers<'a>(
+        &'a self,
+        ingress: &Ingress,
+        cluster: &Cluster,
+        domain: &Domain,
+    ) -> impl Iterator<Item = &'a NamespacedName> + use<'a> {
+        let written = ingress.spec.ingress_class_name.as_ref();
+        let class = written.or_else(|| ingress.metadata.annotations.get(LEGACY_ANNOTATION));
+        let class = class.map(|class| class.trim().to_owned()).filter(|class| !class.is_empty());
+        let namespace = cluster.namespaces.get(&NamespacedName::new("", ingress.metadata.namespace.clone()));
+        let project = namespace.and_then(|namespace| namespace.metadata.labels.get(&domain.project_label()).cloned());
+        self.served
+            .iter()
+            .filter(move |(id, projects)| {
+                class.as_deref().is_none_or(|class| class == &*id.name) && projects.admits(project.as_deref())
+            })
+            .map(|(id, _)| id)
     }
 }
 
@@ -178,6 +205,9 @@ fn unavailable(effective: &EffectiveAlb, object: &Alb2, key: &ObjectKey, finding
     }
     if effective.gateway.is_some() {
         tell("spec.config.gateway", "the Gateway API is not served yet");
+    }
+    if effective.port_projects.is_some() {
+        tell("spec.config.enablePortProject", "ports cannot belong to projects; no Ingress is served by this ALB2");
     }
     if effective.cross_clusters {
         tell("spec.config.enableCrossClusters", "endpoints of other clusters are not looked for");

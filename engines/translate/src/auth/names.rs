@@ -111,6 +111,14 @@ impl AuthAnnotations {
         reference(namespace, value)
     }
 
+    /// Whether it is left to what is inherited: at most it is switched on.
+    pub(crate) fn says_nothing(&self) -> bool {
+        let is_on = |written: &Written| {
+            written.name == "auth-enable" && crate::annotations::parse_bool(&written.value) == Some(true)
+        };
+        !self.misplaced && self.found.iter().all(is_on)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.found.is_empty() && !self.misplaced
     }

@@ -1,0 +1,215 @@
+//! Ingresses of the class of an ALB2: which are taken, at which ports they stand, and what their annotations do.
+
+#![allow(clippy::unwrap_used, reason = "test code")]
+
+mod support;
+
+use headwater_model::finding::Severity;
+use headwater_model::gateway::{Action, GatewaySnapshot, PathRewrite, Rule};
+use headwater_translate::{Options, Translation};
+use serde_json::{Value, json};
+use support::*;
+
+fn alb(config: Value) -> Value {
+    let mut config = config;
+    if config.get("projects").is_none() {
+        config["projects"] = json!(["ALL_ALL"]);
+    }
+    json!({"kind": "ALB2", "metadata": {"namespace": "cpaas-system", "name": "demo"}, "spec": {"config": config}})
+}
+
+fn web(rules: Vec<Value>) -> Value {
+    with(ingress("shop/web", rules), "spec.ingressClassName", json!("demo"))
+}
+
+fn at(host: &str, text: &str, kind: &str) -> Value {
+    rule(host, vec![path(text, kind, "web")])
+}
+
+fn shop(objects: impl IntoIterator<Item = Value>) -> Vec<Value> {
+    let base = [service("shop/web", 80), slice("shop/web", "web-1", &["10.0.0.1"], 8080)];
+    base.into_iter().chain(objects).collect()
+}
+
+fn rules(snapshot: &GatewaySnapshot, port: u16) -> Vec<Rule> {
+    let Some(listener) = snapshot.listeners.iter().find(|listener| listener.port == port) else { return Vec::new() };
+    let mut rules: Vec<Rule> =
+        listener.routes.hosts.values().flat_map(|host| &host.rules).map(|rule| (**rule).clone()).collect();
+    rules.sort_by(|a, b| a.precedence.cmp(&b.precedence));
+    rules
+}
+
+fn told(translation: &Translation) -> Vec<String> {
+    translation.findings.iter().filter(|found| found.severity > Severity::Info).map(ToString::to_string).collect()
+}
+
+/// The one rule that an Ingress with these annotations has at the port.
+fn annotated_at(port: u16, config: Value, host: &str, annotations: Value) -> Rule {
+    let ingress = annotated(web(vec![at(host, "/a(.*)", "ImplementationSpecific")]), annotations);
+    let translation = embedded(shop([alb(config), ingress]));
+    let mut rules = rules(&translation.snapshot, port);
+    assert_eq!(rules.len(), 1, "{:?} {:?}", rules, told(&translation));
+    rules.remove(0)
+}
+
+#[test]
+fn an_ingress_is_taken_by_its_class_and_the_project_of_its_namespace() {
+    let namespace = |project: &str| json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"cpaas.io/project": project}}});
+    let one = || web(vec![at("a.example", "/", "Prefix")]);
+    let classed = |class: Value| with(one(), "spec.ingressClassName", class);
+    #[rustfmt::skip]
+    let cases = [
+        (json!(["ALL_ALL"]), "p", one(), true),
+        (json!(["p", "q"]), "p", one(), true),
+        (json!(["q"]), "p", one(), false),
+        (json!([]), "p", one(), false),
+        (json!(["ALL_ALL"]), "p", classed(Value::Null), true),
+        (json!(["ALL_ALL"]), "p", classed(json!("other")), false),
+    ];
+    for (projects, project, ingress, taken) in cases {
+        let translation = embedded(shop([alb(json!({"projects": projects})), namespace(project), ingress]));
+        assert_eq!(rules(&translation.snapshot, 80).len(), usize::from(taken), "{projects}");
+        assert_eq!(translation.snapshot.listeners.len(), usize::from(taken), "a port is opened when it is needed");
+        if taken {
+            assert_eq!(told(&translation), Vec::<String>::new());
+        }
+    }
+    let (mut world, _) =
+        World::new(Options::embedded(), shop([alb(json!({"projects": ["p"]})), namespace("q"), one()]));
+    assert_eq!(rules(&world.set(namespace("p")).snapshot, 80).len(), 1, "a namespace that changes its project");
+}
+
+#[test]
+fn paths_stand_at_every_port_that_the_ingress_needs() {
+    let tls = with(
+        web(vec![at("a.example", "/", "Prefix"), at("b.example", "/", "Prefix")]),
+        "spec.tls",
+        json!([{"hosts": ["a.example"], "secretName": "cert"}]),
+    );
+    let secret = secret_of("shop/cert", certificate(&["a.example"], Algorithm::Ecdsa, 2060));
+    let translation = embedded(shop([alb(json!({})), secret, tls]));
+    assert_eq!([80, 443].map(|port| rules(&translation.snapshot, port).len()), [2, 2]);
+    let https = translation.snapshot.listeners.iter().find(|listener| listener.port == 443).unwrap();
+    assert!(https.tls.as_ref().unwrap().exact.contains_key("a.example"));
+    assert_eq!((&*https.name, told(&translation)), ("demo-00443", vec![]));
+
+    // A Frontend that is there keeps its name, and what it says counts.
+    let frontend = json!({
+        "kind": "Frontend", "metadata": {"namespace": "cpaas-system", "name": "own", "labels": {"alb2.cpaas.io/name": "demo"}},
+        "spec": {"port": 80, "protocol": "http", "config": {"timeout": {"proxy_read_timeout_ms": 7}}},
+    });
+    let translation = embedded(shop([alb(json!({})), frontend, web(vec![at("a.example", "/", "Prefix")])]));
+    assert_eq!(&*translation.snapshot.listeners[0].name, "own");
+    let Action::Forward(forward) = &rules(&translation.snapshot, 80)[0].action else { panic!() };
+    assert_eq!(forward.timeouts.idle.as_millis(), 7);
+}
+
+#[test]
+fn paths_come_in_the_order_of_the_alb_and_by_the_priorities_of_annotations() {
+    let order = |annotations: Value| {
+        let paths = vec![
+            path("/", "Prefix", "web"),
+            path("/abc", "Prefix", "web"),
+            path("/a", "Exact", "web"),
+            path("^/v1/*", "ImplementationSpecific", "web"),
+        ];
+        let ingress = annotated(web(vec![rule("a.example", paths)]), annotations);
+        let translation = embedded(shop([alb(json!({})), ingress]));
+        rules(&translation.snapshot, 80)
+            .iter()
+            .map(|rule| (rule.field.chars().rev().nth(1).unwrap(), rule.precedence.ranks[0]))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(order(json!({})), [('2', 5), ('1', 5), ('3', 5), ('0', 5)]);
+    let priorities =
+        json!({"alb.cpaas.io/ingress-rule-priority-0-0": "-1", "alb.cpaas.io/ingress-rule-priority-0-2": "x"});
+    assert_eq!(order(priorities), [('0', -1), ('2', 5), ('1', 5), ('3', 5)]);
+}
+
+#[test]
+fn annotations_do_what_the_manual_says() {
+    let nginx = |name: &str, value: &str| json!({(nginx(name)): value});
+    let of = |annotations: Value| annotated_at(80, json!({}), "a.example", annotations);
+    let rewritten = of(nginx("rewrite-target", "/x$1")).filters.rewrite.unwrap().path.unwrap();
+    assert_eq!(rewritten, PathRewrite::Regex { pattern: "/a(.*)".into(), replacement: "/x$1".into() });
+    assert!(of(nginx("enable-cors", "true")).filters.cors.is_some());
+    let Action::Redirect(redirect) = of(nginx("force-ssl-redirect", "true")).action else { panic!() };
+    assert_eq!((redirect.status, redirect.scheme.as_deref()), (308, Some("https")));
+    assert!(matches!(of(nginx("ssl-redirect", "true")).action, Action::Forward(_)), "without a certificate it stays");
+    let Action::Redirect(redirect) = of(nginx("permanent-redirect", "https://b.example/")).action else { panic!() };
+    assert_eq!((redirect.status, redirect.location.as_deref()), (301, Some("https://b.example/")));
+    for (annotations, reason) in [
+        (nginx("enable-modsecurity", "true"), "unavailable_guard"),
+        (nginx("auth-type", "basic"), "invalid_auth"),
+        (nginx("backend-protocol", "FCGI"), "unsupported_backend"),
+    ] {
+        let Action::Refuse(refuse) = of(annotations.clone()).action else { panic!("{annotations}") };
+        assert_eq!(&*refuse.reason, reason);
+    }
+    // At a port of TLS there is nothing left to send to HTTPS.
+    let both = || json!({"defaultSSLStrategy": "Both"});
+    let https = annotated_at(443, both(), "a.example", nginx("force-ssl-redirect", "true"));
+    assert!(matches!(https.action, Action::Forward(_)));
+}
+
+#[test]
+fn auth_of_the_alb_counts_until_an_annotation_says_otherwise() {
+    let users = json!({"kind": "Secret", "metadata": meta("shop/users"), "stringData": {"auth": "foo:$apr1$qICNZ61Q$2iooiJVUAMmprq258/ChP1"}});
+    let config = json!({"auth": {"basic": {"realm": "alb", "secret": "shop/users", "secret_type": "auth-file", "auth_type": "basic"}}});
+    let own = json!({nginx("auth-type"): "basic", nginx("auth-secret"): "shop/users", nginx("auth-secret-type"): "auth-file", nginx("auth-realm"): "own"});
+    for (config, annotations, expected) in [
+        (json!({}), json!({}), None),
+        (config.clone(), json!({}), Some("alb")),
+        (config.clone(), own.clone(), Some("own")),
+        (json!({}), own, Some("own")),
+        (config.clone(), json!({"alb.ingress.cpaas.io/auth-enable": "false"}), None),
+        (config, json!({"alb.ingress.cpaas.io/auth-enable": "true"}), Some("alb")),
+    ] {
+        let ingress = annotated(web(vec![at("", "/app-file", "Prefix")]), annotations.clone());
+        let translation = embedded(shop([alb(config), users.clone(), ingress]));
+        let rule = rules(&translation.snapshot, 80).remove(0);
+        let realm = rule.auth.as_ref().map(|auth| &*auth.basic.as_ref().unwrap().realm);
+        assert_eq!(realm, expected, "{annotations}");
+    }
+}
+
+#[test]
+fn the_oldest_default_backend_counts_and_another_takes_its_place() {
+    let default = |id: &str, year: u16| {
+        let ingress = with(ingress(id, vec![]), "spec.ingressClassName", json!("demo"));
+        let ingress = with(ingress, "metadata.creationTimestamp", json!(format!("{year}-01-01T00:00:00Z")));
+        with(ingress, "spec.defaultBackend", backend("web", 80))
+    };
+    let owner = |translation: &Translation| -> Vec<String> {
+        rules(&translation.snapshot, 80).iter().map(|rule| rule.origin.key.id.name.to_string()).collect()
+    };
+    let (mut world, first) =
+        World::new(Options::embedded(), shop([alb(json!({})), default("shop/b", 2021), default("shop/c", 2022)]));
+    assert_eq!(owner(&first), ["b"]);
+    assert!(
+        told(&first).iter().any(|told| told.starts_with("Ingress shop/c: spec.defaultBackend: another")),
+        "{:?}",
+        told(&first)
+    );
+    assert_eq!(owner(&world.set(default("shop/a", 2020))), ["a"]);
+    assert_eq!(owner(&world.remove(default("shop/a", 2020))), ["b"]);
+    assert_eq!(owner(&world.remove(default("shop/b", 2021))), ["c"]);
+    let last = world.remove(default("shop/c", 2022));
+    assert_eq!((owner(&last), last.snapshot.listeners.len()), (vec![], 0));
+}
+
+#[test]
+fn one_bad_path_hurts_no_other_and_a_class_of_our_own_comes_first() {
+    let ingress = web(vec![at("a.example", "/(?=x)", "ImplementationSpecific"), at("a.example", "/good", "Prefix")]);
+    let translation = embedded(shop([alb(json!({})), ingress.clone()]));
+    let found = rules(&translation.snapshot, 80);
+    let forwards = found.iter().filter(|rule| matches!(rule.action, Action::Forward(_))).count();
+    assert_eq!((found.len(), forwards), (2, 1));
+    assert!(
+        told(&translation).iter().any(|told| told.contains("spec.rules[0].http.paths[0].path")),
+        "{:?}",
+        told(&translation)
+    );
+    let translation = embedded(shop([alb(json!({})), class("demo", None), ingress]));
+    assert!(translation.snapshot.listeners.iter().all(|listener| &*listener.name != "demo-00080"));
+}

@@ -262,6 +262,7 @@ fn affinity_of_a_group_is_how_it_balances() {
         ("ewma", "", "PeakEwma"),
         ("sip-hash", "", "Hash(Client)"),
         ("header", "X-User", "Hash(Header(\"x-user\"))"),
+        ("header", "X User", "RoundRobin"),
     ] {
         let mut group = group(&[("web", 80, 1)]);
         group["session_affinity_policy"] = json!(policy);

@@ -140,7 +140,7 @@ fn a_rule_comes_and_goes_while_the_port_stays_open() -> Result<()> {
     let rules = &examples.files[2].1;
     let without = rules.replace("secret: default/auth-file", "secret: default/gone");
     stand.change(|dir| dir.write("rules.yaml", &without))?;
-    assert_eq!(status()?, 503, "a Secret that is missing lets nobody in");
+    assert!(status()? >= 500, "a Secret that is missing lets nobody in");
     stand.change(|dir| dir.write("rules.yaml", "# none\n"))?;
     assert_eq!(status()?, 200, "the default backend's");
     assert_eq!(stand.port("alb-demo-08080"), port);

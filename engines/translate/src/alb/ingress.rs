@@ -8,7 +8,7 @@ use headwater_model::alb::inherit::Levels;
 use headwater_model::alb::{Domain, Frontend};
 use headwater_model::finding::Finding;
 use headwater_model::gateway::{
-    Action, Backend, Balance, Filters, Forward, HostPattern, PathRewrite, Precedence, Redirect, Refuse,
+    Action, Auth, Backend, Balance, Filters, Forward, HostPattern, PathMatch, PathRewrite, Precedence, Redirect, Refuse,
 };
 use headwater_model::object::{HttpIngressPath, Ingress, IngressBackend};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
@@ -263,6 +263,10 @@ impl Part<'_, '_> {
         let action = self.forward_path(annotations, &path.backend, times, &format!("{field}.backend"));
         let forwards = matches!(action, Action::Forward(_));
         let trace = port.trace.0.clone().filter(|_| forwards);
+        let auth = match (auth, annotations.access.clone()) {
+            (auth, None) => auth,
+            (auth, access) => Some(Auth { access, ..auth.unwrap_or_default() }),
+        };
         Doing { filters, auth: auth.filter(|_| forwards), trace, action }
     }
 
@@ -280,7 +284,7 @@ impl Part<'_, '_> {
                 Action::Forward(Forward {
                     backends: vec![Backend { pool, weight: 100, filters: Filters::default() }],
                     https_redirect: None,
-                    balance: annotations.balance.clone().unwrap_or(Balance::RoundRobin),
+                    balance: annotations.balancing.of(&PathMatch::Any, &Balance::RoundRobin),
                     timeouts,
                     retry: self.port.view.gateway.routes.retry,
                     mirrors: Vec::new(),

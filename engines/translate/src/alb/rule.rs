@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use headwater_model::alb::config::{self, Affinity, BackendProtocol, ServiceGroup, Timeout, WeightedService};
+use headwater_model::alb::config::{self, BackendProtocol, ServiceGroup, Timeout, WeightedService};
 use headwater_model::alb::dslx::Term;
 use headwater_model::alb::frontend::Protocol;
 use headwater_model::alb::inherit::{Inherited, Level, Levels, frontend_redirect};
@@ -11,7 +11,7 @@ use headwater_model::alb::{Domain, Frontend, Rule as Written};
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::{Finding, Severity};
 use headwater_model::gateway::{
-    Action, AllowedOrigin, Auth, Backend, Balance, Cors, Filters, Forward, HashKey, HeaderEdits, HostPattern, Match,
+    Action, AllowedOrigin, Auth, Backend, Balance, Cors, Filters, Forward, HeaderEdits, HostPattern, Match,
     PathRewrite, PoolId, Precedence, Refuse, RouteTimeouts, Rule, RuleSource, StreamBackend, StreamRoute,
     StreamTimeouts, Trace, UrlRewrite,
 };
@@ -421,18 +421,11 @@ impl Part<'_, '_> {
     }
 
     fn balance(&mut self, group: &ServiceGroup) -> Balance {
-        match group.affinity() {
-            Affinity::RoundRobin => Balance::RoundRobin,
-            Affinity::Ewma => Balance::PeakEwma,
-            Affinity::SourceIp => Balance::Hash(HashKey::Client),
-            Affinity::Header(name) => Balance::Hash(HashKey::Header(name.to_ascii_lowercase().into())),
-            Affinity::Cookie(name) => {
-                let message = "the cookie is obeyed where clients send it, and not set yet";
-                let finding = Finding::warning("NotImplemented", self.key.clone(), message);
-                self.tell(finding.at("spec.serviceGroup.session_affinity_policy"));
-                Balance::Hash(HashKey::Cookie(name.into()))
-            }
-        }
+        super::balance(&group.affinity()).unwrap_or_else(|wrong| {
+            let message = format!("{wrong}; endpoints take turns");
+            self.error("InvalidValue", "spec.serviceGroup.session_affinity_attribute", message);
+            Balance::RoundRobin
+        })
     }
 
     /// Names that the certificate is for: the domain, or without one the hosts.

@@ -12,7 +12,7 @@ use headwater_model::alb::{Alb2, Domain};
 use headwater_model::client::ClientAddressPolicy;
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::{Finding, Severity};
-use headwater_model::gateway::{ConnectionSettings, RouteTimeouts};
+use headwater_model::gateway::{ConnectionSettings, ErrorStyle, RouteTimeouts};
 use headwater_model::object::Ingress;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 use headwater_model::settings::GatewaySettingsSpec;
@@ -162,6 +162,9 @@ impl View {
             gateway.routes.retry.attempts = ATTEMPTS;
         }
         connection.http2 = effective.http2;
+        if spec.faults.style.is_none() {
+            connection.error_style = ErrorStyle::Alb;
+        }
         gateway.tls.http2 = effective.http2;
         gateway.tls.default = None;
         let addresses = addresses(&effective, options, &key, findings);

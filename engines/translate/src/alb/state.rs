@@ -7,31 +7,33 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use headwater_model::alb::frontend::Protocol;
 use headwater_model::alb::inherit::Levels;
 use headwater_model::alb::{Domain, Frontend, Rule as Written};
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::{Finding, Severity};
 use headwater_model::gateway::{Certificate, Listener};
-use headwater_model::object::Ingress;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 
-use super::ingress::{Source as PathsOf, implied_frontend, needs, secure_hosts};
 use super::port::{OpenPort, Taken as TakenPlaces};
 use super::rule::{Entry, Made, Port, trace_of};
 use super::uses::Uses;
 use super::view::{Census, View};
 use crate::auth::Sources;
 use crate::certificate::{self, CertificateError};
-use crate::class::{Assignment, Classes};
+use crate::class::Classes;
 use crate::conflict::Age;
 use crate::environment::GatewayId;
 use crate::findings::{Findings, Source};
-use crate::ingress::same_rule;
 use crate::options::{AlbScope, Options};
 use crate::pools::PoolRegistry;
 use crate::settings::Gateway;
 use crate::tls::Certificates;
+
+use told::{absent, read_policies, standing};
+
+mod ingresses;
+mod rules;
+mod told;
 
 /// What a translation works with.
 pub(crate) struct Tools<'a> {
@@ -303,7 +305,7 @@ impl Albs {
                     open.insert(id.clone());
                     self.open(tools, object, view, age, told, dirty);
                 }
-                Err(told) => tools.findings.set(Source::Frontend(id.clone()), vec![told]),
+                Err(told) => tools.findings.set(Source::Frontend(id.clone()), vec![*told]),
             }
         }
         if let Some(view) = &view {
@@ -328,149 +330,6 @@ impl Albs {
             above.insert(Finding::new(Severity::Info, "NoListener", view.object.key(), message));
         }
         tools.findings.set(Source::Inherited(alb.clone()), above.into_iter().collect());
-    }
-
-    /// Finds the Frontends of the ports that Ingresses need; where there is none, one is implied.
-    fn settle_ingress_ports(
-        &mut self,
-        tools: &mut Tools<'_>,
-        alb: &NamespacedName,
-        view: &Arc<View>,
-        owners: &BTreeMap<(u16, bool), Arc<Frontend>>,
-        open: &mut BTreeSet<NamespacedName>,
-        dirty: &mut Dirty,
-    ) {
-        self.ingress_ports.retain(|(of, _), _| of != alb);
-        let needed: BTreeMap<u16, bool> = self
-            .ingresses
-            .values()
-            .filter_map(|taken| taken.needs.get(alb))
-            .flatten()
-            .map(|(port, tls)| (*port, *tls))
-            .collect();
-        for (port, tls) in needed {
-            let owner = owners.get(&(port, false));
-            let id = match owner {
-                Some(owner) => owner.id(),
-                None => {
-                    let name = Frontend::conventional_name(&alb.name, port);
-                    let id = NamespacedName::new(alb.namespace.clone(), name);
-                    if tools.cluster.frontends.contains_key(&id) {
-                        // It is there, and is of another port or ALB2.
-                        continue;
-                    }
-                    let object = Arc::new(implied_frontend(&id, &view.effective, port, tls, &self.domain));
-                    open.insert(id.clone());
-                    self.open(tools, &object, view, &Age::of(&object.metadata), Vec::new(), dirty);
-                    id
-                }
-            };
-            self.ingress_ports.insert((alb.clone(), port), id);
-        }
-    }
-
-    /// Reads which ALB2s the dirty Ingresses belong to, and which ports they need.
-    fn read_needs(&mut self, tools: &mut Tools<'_>, dirty: &mut Dirty, touched: &mut BTreeSet<NamespacedName>) {
-        for id in dirty.ingresses.clone() {
-            let object = tools.cluster.ingresses.get(&id);
-            let object = object.filter(|object| !matches!(tools.classes.assign(object), Assignment::Gateway(_)));
-            let mut needed = BTreeMap::new();
-            let mut default = None;
-            if let Some(object) = object {
-                let secure = secure_hosts(object, &self.domain);
-                for alb in self.census.takers(object, tools.cluster, &self.domain) {
-                    let Some(view) = self.views.get(alb) else { continue };
-                    needed.insert(alb.clone(), needs(object, &secure, &view.effective, &self.domain));
-                }
-                let takes_all = object.spec.rules.is_empty() && object.spec.default_backend.is_some();
-                default = (takes_all && !needed.is_empty()).then(|| Age::of(&object.metadata));
-            }
-            let old = self.ingresses.get(&id);
-            let old_needs = old.map(|old| old.needs.clone()).unwrap_or_default();
-            let old_default = old.and_then(|old| old.default.clone());
-            if old_needs != needed {
-                touched.extend(old_needs.keys().chain(needed.keys()).cloned());
-            }
-            let albs: BTreeSet<NamespacedName> = old_needs.keys().chain(needed.keys()).cloned().collect();
-            for alb in albs {
-                let ages = self.defaults.entry(alb.clone()).or_default();
-                let first = ages.first().cloned();
-                if let Some(age) = &old_default {
-                    ages.remove(age);
-                }
-                if let Some(age) = default.as_ref().filter(|_| needed.contains_key(&alb)) {
-                    ages.insert(age.clone());
-                }
-                if ages.first() != first.as_ref() {
-                    dirty.ingresses.extend(first.iter().chain(ages.first()).map(|age| age.id.clone()));
-                }
-                if ages.is_empty() {
-                    self.defaults.remove(&alb);
-                }
-            }
-            if needed.is_empty() && old.is_none() {
-                continue;
-            }
-            let taken = self.ingresses.entry(id).or_default();
-            (taken.needs, taken.default) = (needed, default);
-        }
-    }
-
-    fn translate_ingresses(&mut self, tools: &mut Tools<'_>, dirty: &Dirty) {
-        for id in &dirty.ingresses {
-            let Some(Taken { needs, default, placed: old }) = self.ingresses.remove(id) else { continue };
-            let object = tools.cluster.ingresses.get(id).filter(|_| !needs.is_empty());
-            let (mut placed, mut findings, mut uses) = (Vec::new(), Vec::new(), BTreeSet::new());
-            if let Some(object) = object {
-                let secure = secure_hosts(object, &self.domain);
-                let domain = self.domain.clone();
-                let annotated = crate::ingress::read_annotations(object, domain.as_str(), &mut findings);
-                for (alb, ports) in needs.iter().filter(|_| !annotated.whole.canary) {
-                    let is_default = self.defaults.get(alb).and_then(BTreeSet::first).map(|age| &age.id) == Some(id);
-                    let source = PathsOf { ingress: object, annotated: &annotated, secure: &secure, is_default };
-                    for port in ports.keys() {
-                        let frontend = self.ingress_ports.get(&(alb.clone(), *port)).cloned();
-                        let open = frontend.as_ref().and_then(|id| self.ports.get(id));
-                        let open = open.filter(|open| open.object.spec.protocol().is_l7());
-                        let (Some(frontend), Some(open)) = (frontend, open) else {
-                            let message = format!("port {port} of ALB2 {alb} is not one that can serve it");
-                            findings.push(Finding::warning("NotServed", object.key(), message));
-                            continue;
-                        };
-                        let (written, view) = (open.object.clone(), open.view.clone());
-                        let keys = [view.object.key(), written.key()];
-                        let reads = tools.options.reads_secrets;
-                        let made = Port {
-                            cluster: tools.cluster,
-                            reads_secrets: reads,
-                            domain: &domain,
-                            view: &view,
-                            frontend: &written,
-                            sources: keys.each_ref().map(|key| Sources::new(tools.cluster, key, reads)),
-                            trace: trace_of(&Levels::of_port(&view.object, &written), &view),
-                        }
-                        .ingress(&source, tools.pools);
-                        findings.extend(made.findings);
-                        uses.extend(made.uses);
-                        findings.extend(self.wrong_certificates(tools, &object.key(), &made.claims, "spec.tls"));
-                        placed.push(Placed { frontend, entries: made.entries, claims: made.claims });
-                    }
-                }
-            }
-            let mut told = BTreeSet::new();
-            findings.retain(|finding| told.insert(finding.clone()));
-            tools.findings.set(Source::IngressOfAlb(id.clone()), findings);
-            self.uses.set(&ObjectKey { kind: Kind::Ingress, id: id.clone() }, uses);
-            self.place(tools, old, &mut placed);
-            if object.is_some() {
-                self.ingresses.insert(id.clone(), Taken { needs, default, placed });
-            }
-        }
-    }
-
-    /// Whether an ALB2 takes the Ingress, if no IngressClass of ours does.
-    pub(crate) fn takes(&self, ingress: &Ingress, cluster: &Cluster) -> bool {
-        self.census.takers(ingress, cluster, &self.domain).next().is_some()
     }
 
     fn open(
@@ -538,200 +397,6 @@ impl Albs {
         dirty.rules.extend(self.rules_of.get(id).into_iter().flatten().cloned());
     }
 
-    fn index_rules(&mut self, cluster: &Cluster, dirty: &Dirty) {
-        for id in &dirty.rules {
-            if let Some(placed) = self.rules.get(id) {
-                forget(&mut self.rules_of, &placed.frontend, id);
-            }
-            if let Some(frontend) = cluster.rules.get(id).and_then(|rule| self.frontend_of(rule)) {
-                self.rules_of.entry(frontend).or_default().insert(id.clone());
-            }
-        }
-    }
-
-    fn frontend_of(&self, rule: &Written) -> Option<NamespacedName> {
-        let name = rule.frontend(&self.domain)?;
-        Some(NamespacedName::new(rule.metadata.namespace.clone(), name))
-    }
-
-    fn translate_rules(&mut self, tools: &mut Tools<'_>, dirty: &Dirty) {
-        // By Frontend, so that what its rules read is read once.
-        let mut groups: BTreeMap<Option<NamespacedName>, Vec<&NamespacedName>> = BTreeMap::new();
-        for id in &dirty.rules {
-            let frontend = tools.cluster.rules.get(id).and_then(|rule| self.frontend_of(rule));
-            groups.entry(frontend).or_default().push(id);
-        }
-        for (frontend, ids) in groups {
-            let place = frontend.as_ref().and_then(|id| self.ports.get(id));
-            let place = place.filter(|port| port.object.spec.protocol().is_l7());
-            let place = place.map(|port| (port.object.clone(), port.view.clone()));
-            match place {
-                Some((object, view)) => self.translate_group(tools, &object, &view, &ids),
-                None => {
-                    for id in ids {
-                        let told = self.misplaced(tools, id, frontend.as_ref());
-                        self.replace_rule(tools, id, frontend.clone(), Made { findings: told, ..Made::default() });
-                    }
-                }
-            }
-        }
-    }
-
-    fn translate_group(
-        &mut self,
-        tools: &mut Tools<'_>,
-        frontend: &Arc<Frontend>,
-        view: &Arc<View>,
-        ids: &[&NamespacedName],
-    ) {
-        let [alb_key, key] = [view.object.key(), frontend.key()];
-        let domain = self.domain.clone();
-        let (cluster, reads) = (tools.cluster, tools.options.reads_secrets);
-        let port = Port {
-            cluster,
-            reads_secrets: reads,
-            domain: &domain,
-            view,
-            frontend,
-            sources: [&alb_key, &key].map(|key| Sources::new(cluster, key, reads)),
-            trace: trace_of(&Levels::of_port(&view.object, frontend), view),
-        };
-        for id in ids {
-            let Some(rule) = cluster.rules.get(*id) else { continue };
-            let made = match rule.alb(&domain) {
-                Some(name) if *name == *view.effective.name => port.rule(rule, tools.pools),
-                name => {
-                    let label = domain.name_label();
-                    let message = format!(
-                        "Frontend {} belongs to ALB2 {}, and the label {label} is {:?}; it is not served",
-                        frontend.metadata.name,
-                        view.effective.name,
-                        name.unwrap_or_default()
-                    );
-                    let finding = Finding::warning("NotServed", rule.key(), message);
-                    Made { findings: vec![finding.at(format!("metadata.labels[{label}]"))], ..Made::default() }
-                }
-            };
-            self.replace_rule(tools, id, Some(frontend.id()), made);
-        }
-    }
-
-    /// Moves a rule from what it was to what it is. What did not change keeps its pointer, and its place.
-    fn replace_rule(
-        &mut self,
-        tools: &mut Tools<'_>,
-        id: &NamespacedName,
-        frontend: Option<NamespacedName>,
-        mut made: Made,
-    ) {
-        let key = ObjectKey { kind: Kind::Rule, id: id.clone() };
-        made.findings.extend(self.wrong_certificates(tools, &key, &made.claims, "spec.certificate_name"));
-        made.findings.dedup();
-        let exists = tools.cluster.rules.contains_key(id);
-        tools.findings.set(Source::Rule(id.clone()), if exists { made.findings } else { Vec::new() });
-        self.uses.set(&key, made.uses);
-        let old = self.rules.remove(id);
-        let new = frontend.filter(|_| exists);
-        let mut new: Vec<Placed> =
-            new.map(|frontend| Placed { frontend, entries: made.entries, claims: made.claims }).into_iter().collect();
-        self.place(tools, old.into_iter().collect(), &mut new);
-        self.rules.extend(new.pop().map(|placed| (id.clone(), placed)));
-    }
-
-    /// Moves what an object is at its ports from what it was. What did not change keeps its pointer, and its place.
-    fn place(&mut self, tools: &mut Tools<'_>, old: Vec<Placed>, new: &mut [Placed]) {
-        for placed in new.iter_mut() {
-            let Some(before) = old.iter().find(|before| before.frontend == placed.frontend) else { continue };
-            let by_tie: BTreeMap<&str, &Entry> =
-                before.entries.iter().map(|entry| (&*entry.rule.precedence.tie, entry)).collect();
-            for entry in &mut placed.entries {
-                let before = by_tie.get(&*entry.rule.precedence.tie);
-                if let Some(before) = before.filter(|before| same_rule(&before.rule, &entry.rule)) {
-                    entry.rule = before.rule.clone();
-                }
-            }
-        }
-        for before in &old {
-            if let Some(port) = self.ports.get_mut(&before.frontend) {
-                let after = new.iter().find(|after| after.frontend == before.frontend);
-                let kept: BTreeMap<&str, &Entry> = after
-                    .into_iter()
-                    .flat_map(|after| &after.entries)
-                    .map(|entry| (&*entry.rule.precedence.tie, entry))
-                    .collect();
-                for entry in &before.entries {
-                    let stays = kept
-                        .get(&*entry.rule.precedence.tie)
-                        .is_some_and(|after| Arc::ptr_eq(&after.rule, &entry.rule) && after.hosts == entry.hosts);
-                    if !stays {
-                        port.table.remove(&entry.hosts, &entry.rule.precedence);
-                    }
-                }
-                before.claims.iter().for_each(|claim| port.unclaim(claim));
-            }
-        }
-        for placed in new.iter() {
-            if let Some(port) = self.ports.get_mut(&placed.frontend) {
-                placed.entries.iter().for_each(|entry| port.table.insert(&entry.hosts, &entry.rule));
-                placed.claims.iter().for_each(|claim| port.claim(claim));
-            }
-        }
-        let held = old.iter().flat_map(|before| &before.entries).flat_map(|entry| &entry.pools);
-        held.for_each(|pool| tools.pools.release(*pool));
-    }
-
-    /// Loads certificates that nobody named before, and tells what is wrong with those of these names.
-    fn wrong_certificates(
-        &mut self,
-        tools: &Tools<'_>,
-        key: &ObjectKey,
-        claims: &[super::port::Claim],
-        field: &str,
-    ) -> Vec<Finding> {
-        let mut found = Vec::new();
-        for (name, secret) in claims {
-            let wrong = self.load_certificate(tools, secret);
-            let told = match (wrong, self.certificates.get(secret)) {
-                (Some(wrong), _) => {
-                    let message = format!("{wrong}; the certificate of the Frontend is served");
-                    Some(Finding::error(wrong_reason(&wrong), key.clone(), message))
-                }
-                (None, Some(Ok(loaded)))
-                    if !loaded.certificate.names.iter().any(|known| crate::host::covers(known, name)) =>
-                {
-                    let message =
-                        format!("the certificate of Secret {secret} does not cover {name}; clients will refuse it");
-                    Some(Finding::warning("HostNotCovered", key.clone(), message))
-                }
-                _ => None,
-            };
-            found.extend(told.map(|finding| finding.at(field)));
-        }
-        found
-    }
-
-    /// Why a Rule without an open Frontend is not served, where that may surprise.
-    fn misplaced(&self, tools: &Tools<'_>, id: &NamespacedName, frontend: Option<&NamespacedName>) -> Vec<Finding> {
-        let Some(rule) = tools.cluster.rules.get(id) else { return Vec::new() };
-        let Some(alb) = rule.alb(&self.domain) else {
-            return nameless(rule.key(), &self.domain.name_label(), tools.options);
-        };
-        let alb = NamespacedName::new(id.namespace.clone(), alb);
-        if !self.views.contains_key(&alb) {
-            return missing_alb(rule.key(), &alb, &self.domain.name_label(), tools);
-        }
-        let label = self.domain.frontend_label();
-        let message = match frontend {
-            None => format!("the label {label} is missing, so that it belongs to no Frontend; it is not served"),
-            Some(frontend) if tools.cluster.frontends.contains_key(frontend) => {
-                format!("Frontend {} is not opened, or is of tcp or udp; the Rule is not served", frontend.name)
-            }
-            Some(frontend) => format!("Frontend {frontend} does not exist; the Rule is not served"),
-        };
-        let reason = if message.contains("does not exist") { "MissingReference" } else { "NotServed" };
-        vec![Finding::warning(reason, rule.key(), message).at(format!("metadata.labels[{label}]"))]
-    }
-
     /// Loads a certificate that nobody named before. What is wrong with it, if anything is.
     fn load_certificate(&mut self, tools: &Tools<'_>, secret: &NamespacedName) -> Option<Broken> {
         let loaded = self.certificates.entry(secret.clone()).or_insert_with(|| match tools.options.reads_secrets {
@@ -795,82 +460,5 @@ fn forget(
         if members.is_empty() {
             index.remove(of);
         }
-    }
-}
-
-/// Whether a Frontend may be opened, with what is worth knowing of it; else why not.
-fn standing(
-    frontend: &Arc<Frontend>,
-    view: &View,
-    // By port, and whether it is of UDP.
-    owners: &mut BTreeMap<(u16, bool), Arc<Frontend>>,
-) -> Result<Vec<Finding>, Finding> {
-    let key = frontend.key();
-    if !view.effective.serves_rules {
-        let message = format!("ALB2 {} does not serve Frontends (enableAlb); it is not opened", view.effective.name);
-        return Err(Finding::new(Severity::Info, "NotServed", key, message));
-    }
-    let (protocol, port) = (frontend.spec.protocol(), frontend.spec.port.get());
-    let mut told = Vec::new();
-    if let Some(word) = frontend.spec.unknown_protocol() {
-        let message = format!("{word:?} is not a protocol (tcp, udp, http, https, grpc, grpcs); it is served as tcp");
-        told.push(Finding::warning("InvalidValue", key.clone(), message).at("spec.protocol"));
-    }
-    let place = (port, protocol == Protocol::Udp);
-    if let Some(owner) = owners.get(&place) {
-        let message = format!(
-            "port {port} belongs to Frontend {} ({}), which is older; this one is not opened",
-            owner.metadata.name,
-            owner.spec.protocol()
-        );
-        return Err(Finding::error("Conflict", key, message).at("spec.port").mend("remove one of the two"));
-    }
-    owners.insert(place, frontend.clone());
-    Ok(told)
-}
-
-/// TimeoutPolicies are for the Gateway API; Frontends and Rules have a timeout of their own.
-fn read_policies(tools: &mut Tools<'_>, changes: Option<&[ObjectKey]>) {
-    let all: Vec<ObjectKey>;
-    let changes = match changes {
-        Some(changes) => changes,
-        None => {
-            all = tools.cluster.timeout_policies.values().map(|policy| policy.key()).collect();
-            &all
-        }
-    };
-    for key in changes.iter().filter(|key| key.kind == Kind::TimeoutPolicy) {
-        let found = tools.cluster.timeout_policies.contains_key(&key.id).then(|| {
-            let message =
-                "it is for a Gateway or a route of the Gateway API, which are not served yet; it has no effect";
-            let finding = Finding::new(Severity::Info, "NotImplemented", key.clone(), message).at("spec.targetRef");
-            finding.mend("for Frontends and Rules set spec.config.timeout")
-        });
-        tools.findings.set(Source::Policy(key.id.clone()), found.into_iter().collect());
-    }
-}
-
-/// About an object that names no ALB2.
-fn nameless(key: ObjectKey, label: &str, options: &Options) -> Vec<Finding> {
-    if options.albs != AlbScope::All {
-        return Vec::new();
-    }
-    let message = format!("the label {label} is missing, so that it belongs to no ALB2; it is not served");
-    vec![Finding::warning("NotServed", key, message).at("metadata.labels")]
-}
-
-fn missing_alb(key: ObjectKey, alb: &NamespacedName, label: &str, tools: &Tools<'_>) -> Vec<Finding> {
-    if tools.options.albs != AlbScope::All || tools.cluster.albs.contains_key(alb) {
-        return Vec::new();
-    }
-    let message = format!("ALB2 {alb} does not exist; it is not served");
-    vec![Finding::warning("MissingReference", key, message).at(format!("metadata.labels[{label}]"))]
-}
-
-fn absent(frontend: &Frontend, alb: &NamespacedName, tools: &Tools<'_>) -> Vec<Finding> {
-    let label = Domain::parse(&tools.options.label_domain).unwrap_or_default().name_label();
-    match &*alb.name {
-        "" => nameless(frontend.key(), &label, tools.options),
-        _ => missing_alb(frontend.key(), alb, &label, tools),
     }
 }

@@ -78,6 +78,10 @@ pub(crate) struct LabelArgs {
 }
 
 impl LabelArgs {
+    pub(crate) fn domain(&self) -> Domain {
+        Domain::parse(&self.label_domain).expect("checked when it was read")
+    }
+
     /// The options of one machine, for what is served here.
     pub(crate) fn embedded(&self) -> Options {
         Options { label_domain: self.label_domain.clone(), ..Options::embedded() }

@@ -13,10 +13,12 @@ use headwater_admission::{
 use headwater_control::status::{StatusWriter, clear_all, parse_address};
 use headwater_control::{Controller, Oracle, Publish};
 use headwater_kube_io::{ApiServer, Leadership, LeaseName, Reader, Timing, unique_identity};
+use headwater_model::alb::Domain;
 use headwater_model::cluster::Change;
 use headwater_model::finding::Finding;
 use headwater_model::observed::PublishedAddress;
 use headwater_model::origin::NamespacedName;
+use headwater_operator::{Installation, Operator};
 use headwater_process::admin::{self, Admin};
 use headwater_process::metrics::Registry;
 use headwater_process::telemetry::LogLevel;
@@ -49,6 +51,8 @@ pub(crate) struct Args {
     admin: SocketAddr,
     #[command(flatten)]
     webhook: WebhookArgs,
+    #[command(flatten)]
+    operator: OperatorArgs,
     /// Give up every status that Headwater wrote, and exit: the last step before it is uninstalled
     #[arg(long)]
     clear_status: bool,
@@ -74,6 +78,40 @@ struct WebhookArgs {
     /// File with the authorities of those who may call it [default: everybody may]
     #[arg(long, value_name = "FILE", requires = "webhook")]
     webhook_client_ca: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct OperatorArgs {
+    /// Make gateways of ALB2 objects, from this image [default: ALB2s are left to others]
+    #[arg(long, value_name = "IMAGE")]
+    alb_image: Option<String>,
+    /// When the image of gateways of ALB2s is fetched
+    #[arg(long, value_name = "POLICY", requires = "alb_image", default_value = "IfNotPresent")]
+    alb_image_pull_policy: String,
+    /// Secret to fetch that image with, in the namespace of each ALB2; may be given several times
+    #[arg(long, value_name = "NAME", requires = "alb_image")]
+    alb_pull_secret: Vec<String>,
+    /// ClusterRole that gateways of ALB2s are bound to
+    #[arg(long, value_name = "NAME", requires = "alb_image", default_value = "headwater-alb")]
+    alb_cluster_role: String,
+    /// Role that gateways of ALB2s are bound to in its namespace, as namespace/name; may be given several times
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "alb_image", value_parser = namespaced_name)]
+    alb_role: Vec<NamespacedName>,
+}
+
+impl OperatorArgs {
+    fn installation(&self, lease_namespace: &str, domain: Domain) -> Option<Installation> {
+        Some(Installation {
+            image: self.alb_image.clone()?,
+            image_pull_policy: self.alb_image_pull_policy.clone(),
+            pull_secrets: self.alb_pull_secret.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster_role: self.alb_cluster_role.clone(),
+            roles: self.alb_role.clone(),
+            lease_namespace: lease_namespace.to_owned(),
+            domain,
+        })
+    }
 }
 
 pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode> {
@@ -107,6 +145,10 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
         selection.reader = Reader::Controller;
     }
     let controller = Controller::follow(&server, selection, options, publish, args.services, writer, &registry);
+    let operator = args.operator.installation(&namespace, args.cluster.labels.domain()).map(|installation| {
+        let fleet = server.watch_gateways(&namespace, &format!("{label}={value}"));
+        Operator::start(&server, args.cluster.namespaces(&namespace), &leadership, fleet, installation)
+    });
     let webhook = webhook(&args.webhook, &server, &namespace, leading.clone(), controller.oracle(), &registry)?;
     let webhook_address = webhook.as_ref().map(AdmissionServer::local_address);
     let webhook_ready = webhook.as_ref().map(AdmissionServer::ready);
@@ -150,6 +192,9 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
     // Reviews under way are answered, and still need the controller.
     if let Some(webhook) = webhook {
         webhook.await.context("webhook")?;
+    }
+    if let Some(operator) = operator {
+        operator.stop().await;
     }
     controller.stop().await;
     leadership.release().await;

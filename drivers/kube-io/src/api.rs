@@ -10,6 +10,7 @@ mod health;
 mod heartbeat;
 mod lease;
 mod node;
+mod objects;
 mod parse;
 mod resource;
 mod slim;
@@ -28,6 +29,7 @@ pub use heartbeat::{
 };
 pub use lease::{Leadership, LeaseName, Timing, WriteGuard, unique_identity};
 pub use node::NodeAnnotation;
+pub use objects::{ManagedKey, ManagedKind};
 pub use slim::Reader;
 pub use source::{ApiServerSource, Selection};
 pub use webhook::{ObjectWatch, StoredSecret, TrustedBundles};

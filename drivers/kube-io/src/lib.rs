@@ -19,6 +19,7 @@ pub use api::{
     Heartbeat, HeartbeatSettings, Leadership, LeaseName, NOTE_LIMIT, REPORT_ANNOTATION, REPORTING_CONTROLLER, Timing,
     WriteGuard, unique_identity,
 };
+pub use api::{ManagedKey, ManagedKind};
 pub use api::{ObjectWatch, StoredSecret, TrustedBundles};
 pub use batch::Batch;
 pub use directory::{DirectoryError, DirectorySource, Reading, UnknownKind, fuzz_read, read_dir, read_str};

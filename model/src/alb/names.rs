@@ -103,6 +103,8 @@ impl Domain {
         overwrite_configmap_label "alb2.operator.{}/overwrite-configmap";
         /// Annotation of an ALB2: its `spec.config` from before an upgrade.
         migrate_backup_annotation "alb.{}/migrate-backup";
+        /// Annotation of an ALB2: whether its pods bear every taint of nodes.
+        tolerate_all_annotation "alb.{}/tolerate-all";
         /// Annotation of a Rule: what becomes of request headers, as JSON.
         rewrite_request "alb.rule.{}/rewrite-request";
         /// Annotation of a Rule: what becomes of response headers, as JSON.

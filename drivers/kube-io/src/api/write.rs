@@ -21,7 +21,7 @@ pub const FIELD_MANAGER: &str = "headwater";
 pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
 /// Objects asked for at once.
-const PAGE: u32 = 500;
+pub(crate) const PAGE: u32 = 500;
 
 impl ApiServer {
     /// Makes `status` (the whole value of the field) what our field manager owns of the object's status.
@@ -110,10 +110,10 @@ fn owns_status(object: &PartialObjectMeta<DynamicObject>) -> bool {
 
 /// The resource of a kind whose status we write.
 fn resource(kind: Kind) -> Option<ApiResource> {
-    matches!(kind, Kind::Ingress | Kind::GatewaySettings).then(|| resource_to_read(kind))
+    matches!(kind, Kind::Ingress | Kind::GatewaySettings | Kind::Alb2 | Kind::Frontend).then(|| resource_to_read(kind))
 }
 
-fn resource_to_read(kind: Kind) -> ApiResource {
+pub(crate) fn resource_to_read(kind: Kind) -> ApiResource {
     let (group, version) = kind.api_version().split_once('/').unwrap_or(("", kind.api_version()));
     // GatewaySettings is its own plural, which no rule guesses.
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind.as_str()), plural(kind))
@@ -227,7 +227,11 @@ mod tests {
     fn every_kind_has_a_resource_whose_status_is_ours_to_write_or_not() {
         for kind in Kind::ALL {
             assert_eq!(resource_to_read(kind).api_version, kind.api_version());
-            assert_eq!(resource(kind).is_some(), matches!(kind, Kind::Ingress | Kind::GatewaySettings), "{kind}");
+            assert_eq!(
+                resource(kind).is_some(),
+                matches!(kind, Kind::Ingress | Kind::GatewaySettings | Kind::Alb2 | Kind::Frontend),
+                "{kind}"
+            );
         }
     }
 }

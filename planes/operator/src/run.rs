@@ -1,0 +1,436 @@
+//! The task that makes, looks and tells.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use headwater_kube_io::{
+    ApiError, ApiServer, ApiServerSource, Batch, FleetChange, FleetWatch, GatewayLease, Leadership, ManagedKey,
+    ManagedKind, Selection, WriteGuard,
+};
+use headwater_model::alb::{Alb2, Frontend};
+use headwater_model::cluster::{Change, Object};
+use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
+use headwater_model::report::GatewayReport;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
+
+use crate::objects::{ALB, Installation, MANAGED_BY, balancer_name, desired};
+use crate::state::{Seen, status, without_times};
+
+/// Between two looks at what is not yet as it shall be.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Between two looks at everything.
+const LOOK_AT_ALL: Duration = Duration::from_secs(30);
+
+/// After which everything is applied again, and what nobody wants is looked for: somebody may have changed it.
+const APPLY_AGAIN: Duration = Duration::from_secs(300);
+
+/// A running operator; it ends when dropped.
+pub struct Operator {
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Operator {
+    /// Follows ALB2s and Frontends of these namespaces (none: of all), and acts while it leads.
+    ///
+    /// `fleet` follows the Leases of gateways.
+    pub fn start(
+        server: &ApiServer,
+        namespaces: Vec<String>,
+        leadership: &Leadership,
+        fleet: FleetWatch,
+        installation: Installation,
+    ) -> Self {
+        let selection = Selection { kinds: vec![Kind::Alb2, Kind::Frontend], namespaces, ..Selection::default() };
+        let state = State {
+            server: server.clone(),
+            guard: leadership.guard(),
+            installation,
+            albs: BTreeMap::new(),
+            frontends: BTreeMap::new(),
+            reports: HashMap::new(),
+            made: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            sweep: false,
+        };
+        let source = ApiServerSource::start(server, selection);
+        let (stop, stopped) = oneshot::channel();
+        Self { stop: Some(stop), task: tokio::spawn(state.run(source, fleet, leadership.leading(), stopped)) }
+    }
+
+    /// Ends it, and waits for what is under way.
+    pub async fn stop(mut self) {
+        if let Some(stop) = self.stop.take() {
+            // The task is gone only if it panicked, which the runtime has reported.
+            let _ = stop.send(());
+        }
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What became of an ALB2.
+#[derive(Default)]
+struct Made {
+    /// What was applied last.
+    objects: BTreeMap<ManagedKey, Value>,
+    /// The status that was written last.
+    status: Value,
+    /// Of its Frontends, those that were written last.
+    instances: BTreeMap<NamespacedName, Value>,
+    /// Whether nothing is expected to change by itself.
+    settled: bool,
+}
+
+/// What a gateway says of its ports, and when it last gave a sign of life.
+struct Reported {
+    version: String,
+    duration: Duration,
+    heard: Instant,
+    report: GatewayReport,
+}
+
+struct State {
+    server: ApiServer,
+    guard: WriteGuard,
+    installation: Installation,
+    albs: BTreeMap<NamespacedName, Arc<Alb2>>,
+    frontends: BTreeMap<NamespacedName, Arc<Frontend>>,
+    /// By the name of the Lease.
+    reports: HashMap<Arc<str>, Reported>,
+    made: BTreeMap<NamespacedName, Made>,
+    dirty: BTreeSet<NamespacedName>,
+    /// Whether to look for objects whose ALB2 is gone.
+    sweep: bool,
+}
+
+impl State {
+    async fn run(
+        mut self,
+        mut source: ApiServerSource,
+        mut fleet: FleetWatch,
+        mut leading: watch::Receiver<bool>,
+        mut stopped: oneshot::Receiver<()>,
+    ) {
+        let [mut look, mut look_at_all, mut apply_again] = [LOOK, LOOK_AT_ALL, APPLY_AGAIN].map(|period| {
+            let mut ticks = interval(period);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        });
+        loop {
+            tokio::select! {
+                _ = &mut stopped => return,
+                batch = source.next() => self.take_in(batch),
+                change = fleet.next() => self.hear(change),
+                Ok(()) = leading.changed() => self.start_over(),
+                _ = look.tick() => {
+                    let unsettled = self.made.iter().filter(|(_, made)| !made.settled);
+                    self.dirty.extend(unsettled.map(|(id, _)| id.clone()));
+                }
+                _ = look_at_all.tick() => self.dirty.extend(self.albs.keys().cloned()),
+                _ = apply_again.tick() => self.start_over(),
+            }
+            // Before everything was read once, an object that nobody seems to want may be wanted.
+            if source.pending() > 0 || self.guard.deadline().is_none() {
+                continue;
+            }
+            if std::mem::take(&mut self.sweep)
+                && let Err(error) = self.sweep().await
+            {
+                tracing::warn!(%error, "cannot look for what was made for ALB2s that are gone");
+            }
+            while let Some(id) = self.dirty.pop_first() {
+                if self.guard.deadline().is_none() {
+                    break;
+                }
+                self.reconcile(id).await;
+            }
+        }
+    }
+
+    /// Nothing is known to be as it shall.
+    fn start_over(&mut self) {
+        self.made.clear();
+        self.dirty.extend(self.albs.keys().cloned());
+        self.sweep = true;
+    }
+
+    fn take_in(&mut self, batch: Batch) {
+        for finding in &batch.findings {
+            tracing::warn!(%finding, "an object for the operator cannot be read");
+        }
+        for change in batch.changes {
+            match change {
+                Change::Set(Object::Alb2(alb)) => {
+                    let id = alb.key().id;
+                    self.albs.insert(id.clone(), alb);
+                    self.dirty.insert(id);
+                }
+                Change::Set(Object::Frontend(frontend)) => {
+                    let id = frontend.key().id;
+                    let old = self.frontends.insert(id, frontend.clone());
+                    let affected = old.iter().chain([&frontend]).filter_map(|frontend| self.alb_of(frontend));
+                    self.dirty.extend(affected.collect::<Vec<_>>());
+                }
+                Change::Removed(ObjectKey { kind: Kind::Alb2, id }) => {
+                    self.albs.remove(&id);
+                    self.made.remove(&id);
+                    self.sweep = true;
+                }
+                Change::Removed(ObjectKey { kind: Kind::Frontend, id }) => {
+                    let old = self.frontends.remove(&id);
+                    let affected = old.and_then(|old| self.alb_of(&old));
+                    self.dirty.extend(affected);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn alb_of(&self, frontend: &Frontend) -> Option<NamespacedName> {
+        let name = frontend.alb(&self.installation.domain)?;
+        Some(NamespacedName::new(frontend.metadata.namespace.clone(), name))
+    }
+
+    fn hear(&mut self, change: FleetChange) {
+        let mut set = |lease: GatewayLease| {
+            let report = lease.report.as_deref().and_then(|text| serde_json::from_str(text).ok());
+            let heard = Reported {
+                version: lease.version,
+                duration: lease.duration,
+                heard: Instant::now(),
+                report: report.unwrap_or_default(),
+            };
+            let old = self.reports.get(&lease.name);
+            if old.is_some_and(|old| old.version == heard.version) {
+                return false;
+            }
+            let differs = old.is_none_or(|old| old.report.listeners != heard.report.listeners);
+            self.reports.insert(lease.name, heard);
+            differs
+        };
+        let differs = match change {
+            FleetChange::All(leases) => {
+                let names: BTreeSet<Arc<str>> = leases.iter().map(|lease| lease.name.clone()).collect();
+                for lease in leases {
+                    set(lease);
+                }
+                self.reports.retain(|name, _| names.contains(name));
+                true
+            }
+            FleetChange::Set(lease) => set(lease),
+            FleetChange::Removed(name) => self.reports.remove(&name).is_some(),
+        };
+        if differs {
+            self.dirty.extend(self.albs.keys().cloned());
+        }
+    }
+
+    async fn reconcile(&mut self, id: NamespacedName) {
+        let Some(alb) = self.albs.get(&id).cloned() else { return };
+        if !alb.is_operated(&self.installation.domain) {
+            return;
+        }
+        let mut made = self.made.remove(&id).unwrap_or_default();
+        match self.make(&alb, &mut made).await {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(alb = %id, %error, "cannot do all that the ALB2 wants; it is tried again");
+                made.settled = false;
+            }
+        }
+        self.made.insert(id, made);
+    }
+
+    async fn make(&self, alb: &Alb2, made: &mut Made) -> Result<(), ApiError> {
+        let key = alb.key();
+        let Some(uid) = self.server.uid(&key).await? else { return Ok(()) };
+        let owned = |frontend: &&Arc<Frontend>| self.alb_of(frontend).as_ref() == Some(&key.id);
+        let frontends: Vec<&Arc<Frontend>> = self.frontends.values().filter(owned).collect();
+        let wanted = desired(alb, &uid, frontends.iter().map(|frontend| &***frontend), &self.installation);
+        let mut seen = Seen { conflicts: self.conflicts(&key.id), ..Seen::default() };
+        let deployment = ManagedKey {
+            kind: ManagedKind::Deployment,
+            namespace: key.id.namespace.to_string(),
+            name: key.id.name.to_string(),
+        };
+        let is_new = made.objects.is_empty();
+        for (object, body) in &wanted {
+            let is_gone = object == &deployment && !is_new && self.server.managed_object(object).await?.is_none();
+            if made.objects.get(object) == Some(body) && !is_gone {
+                continue;
+            }
+            match self.apply(&key.id, object, body).await {
+                Ok(()) => drop(made.objects.insert(object.clone(), body.clone())),
+                Err(error @ ApiError::Unavailable { .. }) => return Err(error),
+                // Worth telling whom it concerns; all else still counts.
+                Err(error) => seen.problems.push(error.to_string()),
+            }
+        }
+        let known = std::mem::take(&mut made.objects);
+        let (kept, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            known.into_iter().partition(|(object, _)| wanted.contains_key(object));
+        made.objects = kept;
+        for object in gone.into_keys() {
+            self.server.delete_object(&object, None).await?;
+            tracing::info!(alb = %key.id, %object, "deleted: the ALB2 wants it no more");
+        }
+        if is_new {
+            self.delete_unwanted(&key.id, &wanted).await?;
+        }
+        seen.deployment = self.server.managed_object(&deployment).await?;
+        let balancer = ManagedKey { kind: ManagedKind::Service, name: balancer_name(&key.id.name), ..deployment };
+        if wanted.contains_key(&balancer) {
+            seen.balancer = self.server.managed_object(&balancer).await?;
+        }
+        self.tell(alb, &seen, &frontends, made).await
+    }
+
+    /// Applies one object, unless somebody else made it.
+    async fn apply(&self, alb: &NamespacedName, object: &ManagedKey, body: &Value) -> Result<(), ApiError> {
+        let annotation = format!("/metadata/annotations/{}", ALB.replace('/', "~1"));
+        if let Some(there) = self.server.managed_object(object).await?
+            && there.pointer(&annotation).and_then(Value::as_str) != Some(&*alb.to_string())
+        {
+            let what = object.to_string();
+            return Err(ApiError::Conflict {
+                what,
+                held_by: "somebody who made it before; delete or rename it".to_owned(),
+            });
+        }
+        self.server.apply_object(object, body.clone()).await?;
+        tracing::info!(%alb, %object, "applied");
+        Ok(())
+    }
+
+    /// Deletes what was made for the ALB2 once and is not wanted any more.
+    async fn delete_unwanted(
+        &self,
+        alb: &NamespacedName,
+        wanted: &BTreeMap<ManagedKey, Value>,
+    ) -> Result<(), ApiError> {
+        for (object, of) in self.all_made().await? {
+            if of == *alb && !wanted.contains_key(&object) {
+                self.server.delete_object(&object, None).await?;
+                tracing::info!(%alb, %object, "deleted: the ALB2 wants it no more");
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes what was made for ALB2s that are gone: what they cannot own, in other namespaces or in none.
+    async fn sweep(&mut self) -> Result<(), ApiError> {
+        let mut gone: BTreeMap<NamespacedName, bool> = BTreeMap::new();
+        for (object, alb) in self.all_made().await? {
+            if self.albs.contains_key(&alb) {
+                continue;
+            }
+            // One that cannot be read is not gone.
+            let is_gone = match gone.get(&alb) {
+                Some(known) => *known,
+                None => {
+                    let key = ObjectKey { kind: Kind::Alb2, id: alb.clone() };
+                    let is_gone = !self.server.exists(&key).await?;
+                    gone.insert(alb.clone(), is_gone);
+                    is_gone
+                }
+            };
+            if is_gone && self.guard.deadline().is_some() {
+                self.server.delete_object(&object, None).await?;
+                tracing::info!(%alb, %object, "deleted: its ALB2 is gone");
+            }
+        }
+        Ok(())
+    }
+
+    /// All objects that were made, and for which ALB2.
+    async fn all_made(&self) -> Result<Vec<(ManagedKey, NamespacedName)>, ApiError> {
+        let selector = format!("app.kubernetes.io/managed-by={MANAGED_BY}");
+        let mut all = Vec::new();
+        for kind in ManagedKind::ALL {
+            for (object, annotations) in self.server.managed_objects(kind, &selector).await? {
+                all.extend(annotations.get(ALB).and_then(|alb| NamespacedName::parse(alb)).map(|alb| (object, alb)));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Ports that gateways of the ALB2 could not open, by `tcp-80` and the like, and why.
+    fn conflicts(&self, alb: &NamespacedName) -> BTreeMap<String, String> {
+        let mut conflicts = BTreeMap::new();
+        for (pod, reported) in self.alive() {
+            for listener in &reported.report.listeners {
+                let Some(error) = &listener.error else { continue };
+                let of = match listener.origin.key.kind {
+                    Kind::Alb2 => Some(listener.origin.key.id.clone()),
+                    Kind::Frontend => {
+                        self.frontends.get(&listener.origin.key.id).and_then(|frontend| self.alb_of(frontend))
+                    }
+                    _ => None,
+                };
+                if of.as_ref() == Some(alb) {
+                    let protocol = self.frontends.get(&listener.origin.key.id).map_or("tcp", |frontend| {
+                        if frontend.spec.protocol().is_l7() { "tcp" } else { frontend.spec.protocol().as_str() }
+                    });
+                    conflicts.insert(format!("{protocol}-{}", listener.port), format!("{error} ({pod})"));
+                }
+            }
+        }
+        conflicts
+    }
+
+    fn alive(&self) -> impl Iterator<Item = (&Arc<str>, &Reported)> {
+        self.reports.iter().filter(|(_, reported)| reported.heard.elapsed() < reported.duration)
+    }
+
+    /// Writes the statuses that differ from those written before.
+    async fn tell(
+        &self,
+        alb: &Alb2,
+        seen: &Seen,
+        frontends: &[&Arc<Frontend>],
+        made: &mut Made,
+    ) -> Result<(), ApiError> {
+        let now = Timestamp::now();
+        let (text, seconds) = (now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), now.as_second());
+        let status = status(alb, seen, &self.installation, (&text, seconds));
+        if without_times(&status) != without_times(&made.status) {
+            tracing::info!(alb = %alb.key().id, state = %status["state"], reason = %status["reason"], "the ALB2's state");
+            self.server.apply_status(&alb.key(), status.clone(), true).await?;
+            made.status = status;
+        }
+        made.settled = made.status["state"] == "Running";
+        for frontend in frontends {
+            let key = frontend.key();
+            let of_it = |pod: &Arc<str>, reported: &Reported| {
+                let mut listeners =
+                    reported.report.listeners.iter().filter(|listener| listener.origin.key == key).peekable();
+                listeners.peek().is_some().then(|| {
+                    (
+                        pod.to_string(),
+                        json!({ "conflict": listeners.any(|listener| listener.error.is_some()), "probeTime": seconds }),
+                    )
+                })
+            };
+            let instances: BTreeMap<String, Value> =
+                self.alive().filter_map(|(pod, reported)| of_it(pod, reported)).collect();
+            let status = json!({ "instances": instances });
+            let old = made.instances.get(&key.id);
+            if old.is_none_or(|old| without_times(old) != without_times(&status)) {
+                self.server.apply_status(&key, status.clone(), true).await?;
+                made.instances.insert(key.id, status);
+            }
+        }
+        Ok(())
+    }
+}

@@ -334,14 +334,21 @@ fn documented(page: &str) -> BTreeSet<Family> {
 #[test]
 fn the_page_on_metrics_names_every_metric_with_its_labels_and_no_other() -> Result<()> {
     let origin = Origin::http("one")?;
-    let up = Up::start(&[("gateway.yaml", GATEWAY.to_owned()), ("app.yaml", app("app", origin.address()))], &[])?;
+    let carried = "    - {name: tcp, port: 0, protocol: TCP, backends: [{service: test/app, port: 80}]}\n\
+                   \x20   - {name: udp, port: 0, protocol: UDP, backends: [{service: test/nobody, port: 53}]}\n";
+    let gateway = format!("{GATEWAY}{carried}");
+    let up = Up::start(&[("gateway.yaml", gateway), ("app.yaml", app("app", origin.address()))], &[])?;
+    RawClient::connect(up.address("tcp")?)?.request("GET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n")?;
+    std::net::UdpSocket::bind("127.0.0.1:0")?.send_to(b"nobody", up.address("udp")?)?;
     for host in ["app.test", "unknown.test"] {
         RawClient::connect(up.address("http")?)?.request(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"))?;
     }
     RawClient::connect(up.address("proxied")?)?.closed()?;
     wait::until(wait::DEADLINE, || {
         let metrics = up.get("/metrics").map(|answer| answer.text()).unwrap_or_default();
-        ["no_route", "2xx", "peer-not-trusted"].iter().all(|word| metrics.contains(word))
+        let words =
+            ["no_route", "2xx", "peer-not-trusted", "stream_duration_seconds_count", "datagrams_dropped_total{"];
+        words.iter().all(|word| metrics.contains(word))
     })?;
     let answer = up.get("/metrics")?;
     assert!(answer.header("content-type").is_some_and(|kind| kind.starts_with("application/openmetrics-text")));

@@ -33,6 +33,13 @@ fn details() -> Details {
             "spec.listeners",
             json!({"maxItems": 128, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}),
         ),
+        (
+            "spec.listeners[]",
+            rule(
+                "!(self.protocol in ['TCP', 'UDP']) || (has(self.backends) && size(self.backends) > 0)",
+                "a TCP or UDP listener needs backends",
+            ),
+        ),
         ("spec.listeners[].name", json!({"minLength": 1, "maxLength": 253})),
         ("spec.listeners[].address", json!({"pattern": ADDRESS, "maxLength": 45})),
         ("spec.listeners[].clientAddress", client_address()),

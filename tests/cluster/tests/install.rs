@@ -500,7 +500,9 @@ async fn the_api_server_refuses_settings_that_headwater_calls_an_error() -> Resu
     for (spec, message) in [
         ("{typo: 1}", "typo"),
         ("{listeners: [{name: a, port: 70000, protocol: HTTP}]}", "less than or equal to 65535"),
-        ("{listeners: [{name: a, port: 80, protocol: TCP}]}", "supported values: \"HTTP\", \"HTTPS\""),
+        ("{listeners: [{name: a, port: 80, protocol: QUIC}]}", "supported values: \"HTTP\", \"HTTPS\""),
+        ("{listeners: [{name: a, port: 80, protocol: TCP}]}", "needs backends"),
+        ("{listeners: [{name: a, port: 80, protocol: UDP, backends: []}]}", "needs backends"),
         ("{listeners: [{name: a, protocol: HTTP}]}", "port: Required value"),
         ("{clientAddress: {trustedProxies: [10.0.0.0/8], trustedHops: 1}}", "exclude each other"),
         ("{clientAddress: {trustedProxies: [nonsense]}}", "should match"),

@@ -612,7 +612,13 @@ fn idle_connections_cost_little_memory() -> Result<()> {
 #[test]
 fn every_test_that_the_page_about_limits_names_exists() {
     let page = include_str!("../../../docs/limits.md");
-    let sources = [include_str!("limits.rs"), include_str!("smuggling.rs"), include_str!("http2_abuse.rs")].concat();
+    let sources = [
+        include_str!("limits.rs"),
+        include_str!("smuggling.rs"),
+        include_str!("http2_abuse.rs"),
+        include_str!("carried.rs"),
+    ]
+    .concat();
     let names = page.split('`').filter(|word| word.matches('_').count() > 2 && !word.contains(['-', ' ', '.']));
     let mut count = 0;
     for name in names {

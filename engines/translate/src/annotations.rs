@@ -266,9 +266,9 @@ mod tests {
         assert_ne!(annotated.at(0, 1), Some(&annotated.whole));
         let told: Vec<_> = findings.iter().map(|finding| (finding.reason, finding.field.as_str())).collect();
         let expected = [
-            ("NotImplemented", "metadata.annotations[alb.ingress.cpaas.io/otel]"),
             ("UnknownAnnotation", "metadata.annotations[alb.ingress.cpaas.io/rewrite-reqest]"),
             ("InvalidValue", "metadata.annotations[nginx.ingress.kubernetes.io/ssl-redirect]"),
+            ("InvalidValue", "metadata.annotations[alb.ingress.cpaas.io/otel]"),
             ("InvalidValue", "metadata.annotations[index.0-1.alb.ingress.cpaas.io/proxy-read-timeout]"),
         ];
         assert_eq!(told, expected);

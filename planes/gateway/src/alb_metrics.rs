@@ -19,12 +19,11 @@ use headwater_process::metrics::{ShardedCounter, ShardedGauge, ShardedHistogram}
 
 use crate::fault::By;
 use crate::message::{BodySize, Request};
+use crate::metrics::Labels;
 use crate::record::Record;
 use crate::upstream::EndpointRuntime;
 
 pub use serve::{AlbMetricsServer, Token};
-
-type Labels<const N: usize> = [(&'static str, String); N];
 
 /// The families; cheap to clone.
 #[derive(Clone)]

@@ -16,7 +16,26 @@ use crate::record::Record;
 use crate::stream::metrics::{StreamFamilies, StreamMetrics};
 use crate::trace::SpanCounts;
 
-type Labels<const N: usize> = [(&'static str, String); N];
+pub(crate) type Labels<const N: usize> = [(&'static str, String); N];
+
+/// One worker's shards of a family with one label, made when a value first comes; there are few values.
+pub(crate) struct FewShards<K>(RefCell<Vec<(K, CounterShard)>>);
+
+impl<K: Clone + PartialEq + ToString> FewShards<K> {
+    pub(crate) fn new() -> Self {
+        Self(RefCell::default())
+    }
+
+    pub(crate) fn count(&self, family: &ShardedCounter<Labels<1>>, label: &'static str, value: &K) {
+        let mut known = self.0.borrow_mut();
+        if let Some((_, shard)) = known.iter().find(|(other, _)| other == value) {
+            return shard.add(1);
+        }
+        let shard = family.shard(&[(label, value.to_string())]);
+        shard.add(1);
+        known.push((value.clone(), shard));
+    }
+}
 
 /// The families that all workers count into; cheap to clone.
 #[derive(Clone)]
@@ -118,8 +137,8 @@ pub(crate) struct WorkerMetrics {
     pub(crate) alb: Option<WorkerAlbMetrics>,
     pub(crate) streams: StreamMetrics,
     faults: Vec<OnceCell<CounterShard>>,
-    provenance: RefCell<Vec<(Provenance, CounterShard)>>,
-    proxy_refused: RefCell<Vec<(&'static str, CounterShard)>>,
+    provenance: FewShards<Provenance>,
+    proxy_refused: FewShards<&'static str>,
     unrouted: Route,
     /// By the address of the origin, which the entry keeps alive, so that no two are ever mistaken.
     routes: RefCell<ByOrigin>,
@@ -159,8 +178,8 @@ impl WorkerMetrics {
             alb: families.alb.as_ref().map(WorkerAlbMetrics::new),
             streams: StreamMetrics::new(&families.streams),
             faults: Reason::ALL.iter().map(|_| OnceCell::new()).collect(),
-            provenance: RefCell::default(),
-            proxy_refused: RefCell::default(),
+            provenance: FewShards::new(),
+            proxy_refused: FewShards::new(),
             unrouted: Route::new(families, unrouted),
             routes: RefCell::default(),
             named: RefCell::default(),
@@ -197,24 +216,12 @@ impl WorkerMetrics {
     }
 
     pub(crate) fn proxy_refused(&self, reason: &'static str) {
-        let mut known = self.proxy_refused.borrow_mut();
-        if let Some((_, shard)) = known.iter().find(|(word, _)| *word == reason) {
-            return shard.add(1);
-        }
-        let shard = self.families.proxy_refused.shard(&[("reason", reason.to_owned())]);
-        shard.add(1);
-        known.push((reason, shard));
+        self.proxy_refused.count(&self.families.proxy_refused, "reason", &reason);
     }
 
     /// There are as many provenances as listeners name header fields, and a few.
     pub(crate) fn client(&self, provenance: &Provenance) {
-        let mut known = self.provenance.borrow_mut();
-        if let Some((_, shard)) = known.iter().find(|(other, _)| other == provenance) {
-            return shard.add(1);
-        }
-        let shard = self.families.provenance.shard(&[("provenance", provenance.to_string())]);
-        shard.add(1);
-        known.push((provenance.clone(), shard));
+        self.provenance.count(&self.families.provenance, "provenance", provenance);
     }
 
     fn route(&self, origin: &Arc<Origin>) -> Rc<Route> {

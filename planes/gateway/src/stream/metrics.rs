@@ -11,8 +11,7 @@ use headwater_process::metrics::{CounterShard, HistogramShard, NoLabels, Registr
 
 use super::record::Kind;
 use super::relay::End;
-
-type Labels<const N: usize> = [(&'static str, String); N];
+use crate::metrics::{FewShards, Labels};
 
 /// The families that all workers count into; cheap to clone.
 #[derive(Clone)]
@@ -56,7 +55,7 @@ pub(crate) struct StreamMetrics {
     pub(crate) datagrams_received: CounterShard,
     pub(crate) datagrams_sent: CounterShard,
     pub(crate) moved: CounterShard,
-    dropped: RefCell<Vec<(&'static str, CounterShard)>>,
+    dropped: FewShards<&'static str>,
     routes: RefCell<ahash::HashMap<(Origin, Kind), Rc<RouteMetrics>>>,
 }
 
@@ -78,7 +77,7 @@ impl StreamMetrics {
             datagrams_received: direction("received"),
             datagrams_sent: direction("sent"),
             moved: families.moved.shard(&NoLabels),
-            dropped: RefCell::default(),
+            dropped: FewShards::new(),
             routes: RefCell::default(),
             families: families.clone(),
         }
@@ -118,13 +117,7 @@ impl StreamMetrics {
     }
 
     pub(crate) fn dropped(&self, reason: &'static str) {
-        let mut known = self.dropped.borrow_mut();
-        if let Some((_, shard)) = known.iter().find(|(word, _)| *word == reason) {
-            return shard.add(1);
-        }
-        let shard = self.families.dropped.shard(&[("reason", reason.to_owned())]);
-        shard.add(1);
-        known.push((reason, shard));
+        self.dropped.count(&self.families.dropped, "reason", &reason);
     }
 }
 

@@ -372,11 +372,9 @@ impl Cluster {
     /// When the API refuses it.
     pub async fn service_account(&self, namespace: &str, name: &str) -> Result<()> {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
-        if self.find(&format!("{path}/{name}")).await?.is_none() {
-            let object = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name } });
-            self.create(&path, &object).await?;
-        }
-        Ok(())
+        let object = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": name } });
+        // A controller manager makes them too.
+        self.create_if_absent(&path, &object).await
     }
 
     /// Runs kubectl as admin.

@@ -27,6 +27,7 @@ pub mod grpc;
 pub mod http2;
 pub mod lab;
 pub mod origin;
+pub mod port;
 pub mod proxy;
 pub mod response;
 pub mod services;

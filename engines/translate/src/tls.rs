@@ -180,11 +180,11 @@ impl TlsTable {
     }
 
     /// Decides which hosts are carried as they are: those whose oldest Ingress wants it. To be asked before `hosts` is
-    /// published, and [`Self::publish`] after it.
+    /// published, and [`Self::publish`] after it. Without a plan, for a gateway that is gone: then none is left.
     pub(crate) fn settle_passed(
         &mut self,
         hosts: &HostTable,
-        plan: &TlsPlan,
+        plan: Option<&TlsPlan>,
         mut found: impl FnMut(&HostPattern, Vec<Finding>),
     ) {
         if self.passed.is_empty() && self.passed_dirty.is_empty() {
@@ -207,6 +207,7 @@ impl TlsTable {
                 Some(conflict::lost(age, &route.field, &what, by?))
             });
             found(&host, lost.collect());
+            let Some(plan) = plan else { continue };
             let published = self.termination(plan);
             let before = published.passthrough.get(&host);
             let unchanged = match (before, &winner) {

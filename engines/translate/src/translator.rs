@@ -657,12 +657,10 @@ impl Translator {
         let mut listeners_changed = albs.publish(&mut taken, findings);
         tables.retain(|id, tables| {
             let gateway = environment.gateways.get(id);
-            if let Some(gateway) = gateway {
-                tables.tls.settle_passed(&tables.hosts, &gateway.tls, |host, found| {
-                    findings.set(Source::Passthrough(id.clone(), host.clone()), found);
-                });
-            }
-            // The hosts of a gateway that is gone are empty by now; publishing them drops their findings.
+            // The hosts of a gateway that is gone are empty by now; settling and publishing them drops their findings.
+            tables.tls.settle_passed(&tables.hosts, gateway.map(|gateway| &gateway.tls), |host, found| {
+                findings.set(Source::Passthrough(id.clone(), host.clone()), found);
+            });
             let exempt = gateway.map_or(&[][..], |gateway| &gateway.routes.redirect.exempt);
             tables.hosts.publish(exempt, |host, found| {
                 let source = match host {

@@ -70,6 +70,17 @@ impl Cluster {
         created.with_context(|| format!("POST {path}"))
     }
 
+    /// Creates an object at the path of its collection, unless one of its name exists.
+    ///
+    /// # Errors
+    /// When the API refuses.
+    pub async fn create_if_absent(&self, path: &str, object: &Value) -> Result<()> {
+        match self.call(Method::POST, path, "application/json", Some(object)).await {
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
+            created => created.map(drop).with_context(|| format!("POST {path}")),
+        }
+    }
+
     /// Replaces the object at a path, and returns it as it was stored.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Answers in the way of Alauda's ALB: reasons of faults, and who served a request.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use headwater_conformance_tests::Stand;
@@ -8,6 +8,7 @@ use headwater_testkit::client::RawClient;
 use headwater_testkit::dial::Dial;
 use headwater_testkit::http2;
 use headwater_testkit::origin::{Origin, RawOrigin};
+use headwater_testkit::port::Refusing;
 use headwater_testkit::response::{Response, values};
 
 const STYLE: &str = "faults: {style: ALB}\ntimeouts: {idle: 200ms}\nretries: {attempts: 1}\n";
@@ -36,7 +37,7 @@ fn expected(status: u16, reason: &str, body: &str) -> (u16, String, String) {
 
 #[test]
 fn each_fault_is_told_in_the_words_of_the_manual_and_counted() -> Result<()> {
-    let refusing = TcpListener::bind((Ipv4Addr::new(127, 0, 77, 1), 0))?.local_addr()?;
+    let refusing = Refusing::at([127, 0, 77, 1])?;
     let silent = RawOrigin::start(|conn| {
         conn.read_request()?;
         conn.read_to_end().map(drop)
@@ -61,7 +62,7 @@ fn each_fault_is_told_in_the_words_of_the_manual_and_counted() -> Result<()> {
             Some("no_service"),
         ),
         (
-            vec![refusing],
+            vec![refusing.address()],
             "app.test",
             expected(502, "BackendError : no connection to an endpoint", "X-Error: 502\n"),
             Some("connect_failed"),

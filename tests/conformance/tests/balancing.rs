@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use headwater_testkit::client::RawClient;
 use headwater_testkit::dial::Dial;
 use headwater_testkit::http2::{self, Request};
 use headwater_testkit::origin::{Origin, RawConn, RawOrigin};
+use headwater_testkit::port::Refusing;
 use headwater_testkit::response::Response;
 use headwater_testkit::wait;
 
@@ -37,10 +38,12 @@ fn origins(count: usize) -> Result<(Vec<Origin>, Vec<SocketAddr>)> {
     Ok((origins, addresses))
 }
 
-/// An address where nobody listens.
-fn refusing(host: u8) -> Result<SocketAddr> {
-    let address = IpAddr::V4(Ipv4Addr::new(127, 0, 77, host));
-    Ok(TcpListener::bind((address, 0))?.local_addr()?)
+/// Addresses where nobody listens, each of an IP of its own.
+fn refusing<const N: usize>(first: u8) -> Result<([Refusing; N], [SocketAddr; N])> {
+    let held: Vec<Refusing> = (first..).take(N).map(|host| Refusing::at([127, 0, 77, host])).collect::<Result<_>>()?;
+    let held: [Refusing; N] = held.try_into().map_err(|_| anyhow::anyhow!("too few"))?;
+    let addresses = held.each_ref().map(Refusing::address);
+    Ok((held, addresses))
 }
 
 fn answer(conn: &mut RawConn, name: &str) -> std::io::Result<()> {
@@ -187,7 +190,8 @@ fn an_endpoint_that_fails_is_ejected_and_comes_back() -> Result<()> {
 #[test]
 fn never_more_than_half_of_a_pool_is_ejected() -> Result<()> {
     let good = Origin::http("good")?;
-    let endpoints = [refusing(1)?, refusing(2)?, refusing(3)?, good.address()];
+    let (_held, [one, two, three]) = refusing(1)?;
+    let endpoints = [one, two, three, good.address()];
     let stand = stand(
         "balancing: {algorithm: RoundRobin}\npassiveHealth: {consecutiveFailures: 1, baseEjection: 5m}\n\
          retries: {attempts: 4, budgetPercent: 100}",
@@ -209,10 +213,9 @@ fn fault(response: &Response) -> String {
 #[test]
 fn a_connection_that_fails_is_retried_elsewhere_whatever_the_method() -> Result<()> {
     let good = Origin::http("good")?;
-    let stand = stand(
-        "balancing: {algorithm: RoundRobin}\npassiveHealth: {consecutiveFailures: 0}",
-        &[refusing(4)?, good.address()],
-    )?;
+    let (_held, [dead]) = refusing(4)?;
+    let stand =
+        stand("balancing: {algorithm: RoundRobin}\npassiveHealth: {consecutiveFailures: 0}", &[dead, good.address()])?;
     let mut client = client(&stand)?;
     for request in [GET, POST, GET, POST] {
         let seen = client.request(request)?.seen()?;
@@ -279,7 +282,7 @@ fn retries_end_with_the_attempts_and_with_the_budget() -> Result<()> {
         // More than there are endpoints: they are tried again.
         ("{attempts: 9, budgetPercent: 100}", 1, 9, 8.0),
     ] {
-        let endpoints = [refusing(5)?, refusing(6)?, refusing(7)?, refusing(8)?];
+        let (_held, endpoints) = refusing::<4>(5)?;
         let stand = stand(&format!("retries: {retries}\npassiveHealth: {{consecutiveFailures: 0}}"), &endpoints)?;
         let mut client = client(&stand)?;
         for _ in 0..requests {

@@ -1,13 +1,14 @@
 //! TCP and UDP listeners over real sockets: bytes, ends, endpoints, limits, changes.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
 use headwater_conformance_tests::Stand;
 use headwater_testkit::client::RawClient;
 use headwater_testkit::dial::Dial;
 use headwater_testkit::origin::{Origin, RawOrigin};
+use headwater_testkit::port::{self, Refusing};
 use headwater_testkit::proxy;
 use headwater_testkit::response::Seen;
 use headwater_testkit::wait;
@@ -26,11 +27,6 @@ fn tcp(more: &str, spec: &str, endpoints: &[SocketAddr]) -> Result<Stand> {
 fn udp(more: &str, spec: &str, endpoints: &[SocketAddr]) -> Result<Stand> {
     let service = Stand::datagrams(&Stand::service("app", "", endpoints));
     Stand::start(&[("gateway.yaml", gateway("UDP", more, spec)), ("app.yaml", service)])
-}
-
-/// An address that nobody listens on.
-fn closed() -> Result<SocketAddr> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
 fn connect(address: SocketAddr) -> Result<TcpStream> {
@@ -142,7 +138,9 @@ fn a_reset_is_passed_on_as_a_reset() -> Result<()> {
 #[test]
 fn an_endpoint_that_refuses_is_passed_over() -> Result<()> {
     let origin = echo("here")?;
-    let stand = tcp("", "balancing: {algorithm: RoundRobin}", &[closed()?, origin.address(), closed()?])?;
+    let dead = [Refusing::at(Ipv4Addr::LOCALHOST)?, Refusing::at(Ipv4Addr::LOCALHOST)?];
+    let endpoints = [dead[0].address(), origin.address(), dead[1].address()];
+    let stand = tcp("", "balancing: {algorithm: RoundRobin}", &endpoints)?;
     for _ in 0..12 {
         assert_eq!(greeting(&mut connect(stand.address("l4"))?, 4)?, "here");
     }
@@ -151,7 +149,8 @@ fn an_endpoint_that_refuses_is_passed_over() -> Result<()> {
 
 #[test]
 fn what_nobody_takes_is_reset_after_five_tries() -> Result<()> {
-    let stand = tcp("", "passiveHealth: {consecutiveFailures: 0}", &[closed()?])?;
+    let dead = Refusing::at(Ipv4Addr::LOCALHOST)?;
+    let stand = tcp("", "passiveHealth: {consecutiveFailures: 0}", &[dead.address()])?;
     assert_eq!(read_error(stand.address("l4"))?, ErrorKind::ConnectionReset);
     let line = stand.log_line(|line| line["listener"] == "l4")?;
     assert_eq!(
@@ -258,7 +257,7 @@ fn backends_share_by_weight_and_a_client_that_is_hashed_keeps_its_own() -> Resul
 #[test]
 fn tcp_and_udp_share_a_port() -> Result<()> {
     let (stream, datagrams) = (Origin::tcp("stream")?, Origin::udp("datagrams")?);
-    let port = closed()?.port();
+    let port = port::unused()?;
     let listener = |name: &str, protocol: &str| {
         format!(
             "  - {{name: {name}, port: {port}, protocol: {protocol}, backends: [{{service: test/{name}, port: 80}}]}}\n"
@@ -344,7 +343,7 @@ fn a_flow_keeps_its_endpoint_until_that_leaves() -> Result<()> {
 #[test]
 fn a_datagram_that_an_endpoint_refuses_goes_to_another() -> Result<()> {
     let origin = Origin::udp("here")?;
-    let dead = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
+    let dead = SocketAddr::from((Ipv4Addr::LOCALHOST, port::unused()?));
     let stand = udp("", "balancing: {algorithm: RoundRobin}", &[dead, origin.address()])?;
     for host in 1..9 {
         assert_eq!(ask(&client([127, 0, 3, host], stand.address("l4"))?, b"only once")?.name(), "here");

@@ -1,7 +1,7 @@
 //! Endpoints and clients that close, stall, or lie.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use headwater_testkit::client::RawClient;
 use headwater_testkit::dial::{Dial, Tls};
 use headwater_testkit::http2::{self, Request};
 use headwater_testkit::origin::{Origin, RawOrigin};
+use headwater_testkit::port::Refusing;
 use headwater_testkit::response::Response;
 use headwater_testkit::wait::{self, DEADLINE};
 
@@ -181,10 +182,10 @@ fn an_endpoint_that_misbehaves_becomes_a_fault_with_its_reason() -> Result<()> {
 
 #[test]
 fn an_endpoint_where_nobody_listens_is_a_fault_and_so_is_a_request_that_takes_too_long() -> Result<()> {
-    let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let dead = Refusing::at(Ipv4Addr::LOCALHOST)?;
     let request = format!("GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
     for app_protocol in ["", "kubernetes.io/h2c", "https"] {
-        let stand = stand("retries: {attempts: 1}", app_protocol, free)?;
+        let stand = stand("retries: {attempts: 1}", app_protocol, dead.address())?;
         let response = RawClient::open(&plain(&stand))?.request(&request)?;
         assert_eq!(fault(&response), (502, Some("connect_failed".to_owned())), "{app_protocol:?}");
     }

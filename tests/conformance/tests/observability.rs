@@ -1,13 +1,14 @@
 //! What operators see: metrics and the access log.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use headwater_conformance_tests::Stand;
 use headwater_testkit::client::RawClient;
 use headwater_testkit::dial::{Dial, Tls};
 use headwater_testkit::origin::Origin;
+use headwater_testkit::port::Refusing;
 use headwater_testkit::proxy::V2;
 use headwater_testkit::wait;
 use serde_json::{Value, json};
@@ -20,16 +21,16 @@ const LISTENERS: &str = "listeners:
 ";
 
 /// `app.test` works, `empty.test` has no endpoints, and nobody listens at the endpoint of `dead.test`.
-fn stand(spec: &str) -> Result<(Stand, Origin)> {
+fn stand(spec: &str) -> Result<(Stand, (Origin, Refusing))> {
     let origin = Origin::http("one")?;
-    let dead = TcpListener::bind((Ipv4Addr::new(127, 0, 78, 1), 0))?.local_addr()?;
+    let dead = Refusing::at([127, 0, 78, 1])?;
     let stand = Stand::start(&[
         ("gateway.yaml", Stand::gateway_with(&format!("{LISTENERS}{spec}"))),
         ("app.yaml", Stand::app("app", "app.test", &[origin.address()])),
         ("empty.yaml", Stand::app("empty", "empty.test", &[])),
-        ("dead.yaml", Stand::app("dead", "dead.test", &[dead])),
+        ("dead.yaml", Stand::app("dead", "dead.test", &[dead.address()])),
     ])?;
-    Ok((stand, origin))
+    Ok((stand, (origin, dead)))
 }
 
 fn get(host: &str, path: &str, headers: &str) -> String {
@@ -170,7 +171,7 @@ fn keys(line: &Value) -> BTreeSet<&str> {
 
 #[test]
 fn a_json_line_says_who_asked_what_and_what_became_of_it() -> Result<()> {
-    let (stand, origin) = stand("retries: {attempts: 1}\n")?;
+    let (stand, (origin, _dead)) = stand("retries: {attempts: 1}\n")?;
     let mut client = RawClient::connect(stand.address("cdn"))?;
     let local = client.local_addr()?;
     let headers = "X-Forwarded-For: 192.0.2.1\r\nUser-Agent: tester/1\r\n";
@@ -285,7 +286,7 @@ fn no_client_can_break_a_json_line() -> Result<()> {
 
 #[test]
 fn text_lines_hold_the_same_and_cannot_be_broken_either() -> Result<()> {
-    let (stand, origin) = stand("accessLog: {format: Text}\n")?;
+    let (stand, (origin, _dead)) = stand("accessLog: {format: Text}\n")?;
     let mut client = RawClient::connect(stand.address("http"))?;
     let local = client.local_addr()?;
     client.request(get("app.test", "/a?b=c", ""))?;

@@ -64,6 +64,8 @@ pub(crate) struct Albs {
     /// Ingresses with a default backend, oldest first, by ALB2.
     defaults: BTreeMap<NamespacedName, BTreeSet<Age>>,
     uses: Uses,
+    /// Which Secrets are named for their certificate: others may name the same for their users.
+    certified: Uses,
     certificates: Certificates,
     listeners: Vec<Arc<Listener>>,
 }
@@ -125,6 +127,7 @@ impl Albs {
             ingress_ports: BTreeMap::new(),
             defaults: BTreeMap::new(),
             uses: Uses::default(),
+            certified: Uses::default(),
             certificates: Certificates::new(),
             listeners: Vec::new(),
         }
@@ -192,8 +195,8 @@ impl Albs {
         self.index_rules(tools.cluster, &dirty);
         self.translate_rules(tools, &dirty);
         self.translate_ingresses(tools, &dirty);
-        let Self { certificates, uses, .. } = self;
-        certificates.retain(|id, _| uses.is_used(&ObjectKey { kind: Kind::Secret, id: id.clone() }));
+        let Self { certificates, certified, .. } = self;
+        certificates.retain(|id, _| certified.is_used(&secret_key(id)));
     }
 
     fn dirty(&mut self, cluster: &Cluster, changes: Option<&[ObjectKey]>) -> Dirty {
@@ -375,13 +378,14 @@ impl Albs {
             .then(|| object.spec.certificate_name.as_ref().or(view.effective.default_certificate.as_ref()))
             .flatten();
         if let Some(secret) = default {
-            uses.insert(ObjectKey { kind: Kind::Secret, id: secret.clone() });
+            uses.insert(secret_key(secret));
             told.extend(self.load_certificate(tools, secret).map(|wrong| {
                 let message = format!("{wrong}; a self-signed certificate is served");
                 Finding::error(wrong_reason(&wrong), key.clone(), message).at("spec.certificate_name")
             }));
         }
         self.uses.set(&key, uses);
+        self.certified.set(&key, default.map(secret_key).into_iter().collect());
         tools.findings.set(Source::Frontend(id.clone()), told);
         let port = self.ports.entry(id).or_insert_with(|| OpenPort::new(object.clone(), view.clone(), age.clone()));
         port.default_secret = default.cloned();
@@ -392,7 +396,9 @@ impl Albs {
     fn close(&mut self, tools: &mut Tools<'_>, id: &NamespacedName, dirty: &mut Dirty) {
         let Some(port) = self.ports.remove(id) else { return };
         port.release(tools.pools);
-        self.uses.set(&ObjectKey { kind: Kind::Frontend, id: id.clone() }, BTreeSet::new());
+        let key = ObjectKey { kind: Kind::Frontend, id: id.clone() };
+        self.uses.set(&key, BTreeSet::new());
+        self.certified.set(&key, BTreeSet::new());
         tools.findings.set(Source::Port(id.clone()), Vec::new());
         dirty.rules.extend(self.rules_of.get(id).into_iter().flatten().cloned());
     }
@@ -448,6 +454,15 @@ impl std::fmt::Display for Broken {
 
 fn wrong_reason(broken: &Broken) -> &'static str {
     if broken.wrong == CertificateError::Missing { "MissingReference" } else { "InvalidCertificate" }
+}
+
+fn secret_key(id: &NamespacedName) -> ObjectKey {
+    ObjectKey { kind: Kind::Secret, id: id.clone() }
+}
+
+/// The Secrets of names that certificates are wanted for.
+fn claimed<'a>(claims: impl IntoIterator<Item = &'a super::port::Claim>) -> BTreeSet<ObjectKey> {
+    claims.into_iter().map(|(_, secret)| secret_key(secret)).collect()
 }
 
 fn forget(

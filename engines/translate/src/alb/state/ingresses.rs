@@ -10,7 +10,7 @@ use headwater_model::finding::Finding;
 use headwater_model::object::Ingress;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 
-use super::{Albs, Dirty, Placed, Taken, Tools};
+use super::{Albs, Dirty, Placed, Taken, Tools, claimed};
 use crate::alb::ingress::{Source as PathsOf, implied_frontend, needs, secure_hosts};
 use crate::alb::rule::{Port, trace_of};
 use crate::alb::view::View;
@@ -155,7 +155,9 @@ impl Albs {
             let mut told = BTreeSet::new();
             findings.retain(|finding| told.insert(finding.clone()));
             tools.findings.set(Source::IngressOfAlb(id.clone()), findings);
-            self.uses.set(&ObjectKey { kind: Kind::Ingress, id: id.clone() }, uses);
+            let key = ObjectKey { kind: Kind::Ingress, id: id.clone() };
+            self.uses.set(&key, uses);
+            self.certified.set(&key, claimed(placed.iter().flat_map(|placed| &placed.claims)));
             self.place(tools, old, &mut placed);
             if object.is_some() {
                 self.ingresses.insert(id.clone(), Taken { needs, default, placed });

@@ -10,7 +10,7 @@ use headwater_model::finding::Finding;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 
 use super::told::{missing_alb, nameless};
-use super::{Albs, Dirty, Placed, Tools, forget, wrong_reason};
+use super::{Albs, Dirty, Placed, Tools, claimed, forget, wrong_reason};
 use crate::alb::port::Claim;
 use crate::alb::rule::{Entry, Made, Port, trace_of};
 use crate::alb::view::View;
@@ -111,6 +111,7 @@ impl Albs {
         let exists = tools.cluster.rules.contains_key(id);
         tools.findings.set(Source::Rule(id.clone()), if exists { made.findings } else { Vec::new() });
         self.uses.set(&key, made.uses);
+        self.certified.set(&key, claimed(&made.claims));
         let old = self.rules.remove(id);
         let new = frontend.filter(|_| exists);
         let mut new: Vec<Placed> =

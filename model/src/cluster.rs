@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::alb::{Alb2, Frontend, Rule, TimeoutPolicy};
+use crate::metallb::{
+    BfdProfile, BgpAdvertisement, BgpPeer, Community, ConfigurationState, IpAddressPool, L2Advertisement,
+    ServiceBgpStatus, ServiceL2Status,
+};
 use crate::object::{
     ConfigMap, EndpointSlice, GatewaySettings, Ingress, IngressClass, Namespace, Node, Secret, Service,
 };
@@ -26,6 +30,15 @@ pub enum Object {
     Frontend(Arc<Frontend>),
     Rule(Arc<Rule>),
     TimeoutPolicy(Arc<TimeoutPolicy>),
+    IpAddressPool(Arc<IpAddressPool>),
+    L2Advertisement(Arc<L2Advertisement>),
+    Community(Arc<Community>),
+    BfdProfile(Arc<BfdProfile>),
+    BgpPeer(Arc<BgpPeer>),
+    BgpAdvertisement(Arc<BgpAdvertisement>),
+    ServiceL2Status(Arc<ServiceL2Status>),
+    ServiceBgpStatus(Arc<ServiceBgpStatus>),
+    ConfigurationState(Arc<ConfigurationState>),
 }
 
 impl Object {
@@ -44,6 +57,15 @@ impl Object {
             Self::Frontend(o) => o.key(),
             Self::Rule(o) => o.key(),
             Self::TimeoutPolicy(o) => o.key(),
+            Self::IpAddressPool(o) => o.key(),
+            Self::L2Advertisement(o) => o.key(),
+            Self::Community(o) => o.key(),
+            Self::BfdProfile(o) => o.key(),
+            Self::BgpPeer(o) => o.key(),
+            Self::BgpAdvertisement(o) => o.key(),
+            Self::ServiceL2Status(o) => o.key(),
+            Self::ServiceBgpStatus(o) => o.key(),
+            Self::ConfigurationState(o) => o.key(),
         }
     }
 }
@@ -83,6 +105,15 @@ pub struct Cluster {
     pub frontends: Keyed<Frontend>,
     pub rules: Keyed<Rule>,
     pub timeout_policies: Keyed<TimeoutPolicy>,
+    pub ip_address_pools: Keyed<IpAddressPool>,
+    pub l2_advertisements: Keyed<L2Advertisement>,
+    pub communities: Keyed<Community>,
+    pub bfd_profiles: Keyed<BfdProfile>,
+    pub bgp_peers: Keyed<BgpPeer>,
+    pub bgp_advertisements: Keyed<BgpAdvertisement>,
+    pub service_l2_statuses: Keyed<ServiceL2Status>,
+    pub service_bgp_statuses: Keyed<ServiceBgpStatus>,
+    pub configuration_states: Keyed<ConfigurationState>,
 }
 
 impl Cluster {
@@ -103,6 +134,15 @@ impl Cluster {
             Kind::Frontend => self.frontends.get(id).cloned().map(Object::Frontend),
             Kind::Rule => self.rules.get(id).cloned().map(Object::Rule),
             Kind::TimeoutPolicy => self.timeout_policies.get(id).cloned().map(Object::TimeoutPolicy),
+            Kind::IpAddressPool => self.ip_address_pools.get(id).cloned().map(Object::IpAddressPool),
+            Kind::L2Advertisement => self.l2_advertisements.get(id).cloned().map(Object::L2Advertisement),
+            Kind::Community => self.communities.get(id).cloned().map(Object::Community),
+            Kind::BfdProfile => self.bfd_profiles.get(id).cloned().map(Object::BfdProfile),
+            Kind::BgpPeer => self.bgp_peers.get(id).cloned().map(Object::BgpPeer),
+            Kind::BgpAdvertisement => self.bgp_advertisements.get(id).cloned().map(Object::BgpAdvertisement),
+            Kind::ServiceL2Status => self.service_l2_statuses.get(id).cloned().map(Object::ServiceL2Status),
+            Kind::ServiceBgpStatus => self.service_bgp_statuses.get(id).cloned().map(Object::ServiceBgpStatus),
+            Kind::ConfigurationState => self.configuration_states.get(id).cloned().map(Object::ConfigurationState),
         }
     }
 
@@ -124,6 +164,15 @@ impl Cluster {
                     Object::Frontend(o) => drop(self.frontends.insert(id, o)),
                     Object::Rule(o) => drop(self.rules.insert(id, o)),
                     Object::TimeoutPolicy(o) => drop(self.timeout_policies.insert(id, o)),
+                    Object::IpAddressPool(o) => drop(self.ip_address_pools.insert(id, o)),
+                    Object::L2Advertisement(o) => drop(self.l2_advertisements.insert(id, o)),
+                    Object::Community(o) => drop(self.communities.insert(id, o)),
+                    Object::BfdProfile(o) => drop(self.bfd_profiles.insert(id, o)),
+                    Object::BgpPeer(o) => drop(self.bgp_peers.insert(id, o)),
+                    Object::BgpAdvertisement(o) => drop(self.bgp_advertisements.insert(id, o)),
+                    Object::ServiceL2Status(o) => drop(self.service_l2_statuses.insert(id, o)),
+                    Object::ServiceBgpStatus(o) => drop(self.service_bgp_statuses.insert(id, o)),
+                    Object::ConfigurationState(o) => drop(self.configuration_states.insert(id, o)),
                 }
             }
             Change::Removed(ObjectKey { kind, id }) => match kind {
@@ -140,6 +189,15 @@ impl Cluster {
                 Kind::Frontend => drop(self.frontends.remove(id)),
                 Kind::Rule => drop(self.rules.remove(id)),
                 Kind::TimeoutPolicy => drop(self.timeout_policies.remove(id)),
+                Kind::IpAddressPool => drop(self.ip_address_pools.remove(id)),
+                Kind::L2Advertisement => drop(self.l2_advertisements.remove(id)),
+                Kind::Community => drop(self.communities.remove(id)),
+                Kind::BfdProfile => drop(self.bfd_profiles.remove(id)),
+                Kind::BgpPeer => drop(self.bgp_peers.remove(id)),
+                Kind::BgpAdvertisement => drop(self.bgp_advertisements.remove(id)),
+                Kind::ServiceL2Status => drop(self.service_l2_statuses.remove(id)),
+                Kind::ServiceBgpStatus => drop(self.service_bgp_statuses.remove(id)),
+                Kind::ConfigurationState => drop(self.configuration_states.remove(id)),
             },
         }
     }

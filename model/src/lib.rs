@@ -8,17 +8,21 @@
 mod text_schema;
 #[cfg(test)]
 mod structural;
+#[cfg(test)]
+mod upstream_schema;
 
 pub mod alb;
 pub mod client;
 pub mod cluster;
 pub mod finding;
 pub mod gateway;
+pub mod metallb;
 pub mod nat;
 pub mod object;
 pub mod observed;
 pub mod origin;
 pub mod quantity;
 pub mod report;
+pub mod selector;
 pub mod settings;
 pub mod tunnel;

@@ -183,27 +183,43 @@ pub struct ServiceSpec {
     pub internal_traffic_policy: Option<String>,
     #[serde(default, rename = "externalIPs")]
     pub external_ips: Vec<String>,
+    /// Labels of its pods; empty: its slices are made by somebody else. Few readers keep it: see `slim` there.
     #[serde(default)]
-    pub selector: Ignored,
+    pub selector: BTreeMap<String, String>,
     /// `None` (the word, default) or `ClientIP`.
     pub session_affinity: Option<String>,
     pub session_affinity_config: Option<SessionAffinityConfig>,
-    #[serde(default, rename = "loadBalancerIP")]
-    pub load_balancer_ip: Ignored,
+    /// The address that is wanted; deprecated, as it has no room for two.
+    #[serde(rename = "loadBalancerIP")]
+    pub load_balancer_ip: Option<String>,
     /// CIDRs that may speak to the addresses in `status.loadBalancer.ingress`; empty: all.
     #[serde(default)]
     pub load_balancer_source_ranges: Vec<String>,
-    #[serde(default)]
-    pub load_balancer_class: Ignored,
+    /// Whose controller gives it an address; silence: the default one's.
+    pub load_balancer_class: Option<String>,
     #[serde(default)]
     pub allocate_load_balancer_node_ports: Ignored,
     pub health_check_node_port: Option<u16>,
+    /// API servers fill it in: the families of `clusterIPs`, in their order.
     #[serde(default)]
-    pub ip_families: Ignored,
-    #[serde(default)]
-    pub ip_family_policy: Ignored,
+    pub ip_families: Vec<IpFamily>,
+    pub ip_family_policy: Option<IpFamilyPolicy>,
     #[serde(default)]
     pub traffic_distribution: Ignored,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+pub enum IpFamily {
+    IPv4,
+    IPv6,
+}
+
+/// How many families a Service wants; default: one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+pub enum IpFamilyPolicy {
+    SingleStack,
+    PreferDualStack,
+    RequireDualStack,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -606,8 +622,9 @@ pub struct NodeStatus {
     pub allocatable: Ignored,
     #[serde(default)]
     pub phase: Ignored,
+    /// Of a server's Nodes, [`NETWORK_UNAVAILABLE`] alone is kept, and that for few readers: see `slim` there.
     #[serde(default)]
-    pub conditions: Ignored,
+    pub conditions: Vec<NodeCondition>,
     #[serde(default)]
     pub daemon_endpoints: Ignored,
     #[serde(default)]
@@ -626,6 +643,40 @@ pub struct NodeStatus {
     pub features: Ignored,
     #[serde(default)]
     pub declared_features: Ignored,
+}
+
+/// The condition of a Node whose network is not set up.
+pub const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
+
+/// The label of Nodes that external load balancers leave out, whatever its value.
+pub const EXCLUDE_BALANCERS_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+
+/// A condition of a Node: its type and whether it holds (`True`, `False`, `Unknown`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCondition {
+    #[serde(rename = "type")]
+    pub condition_type: String,
+    #[serde(default)]
+    pub status: String,
+    #[serde(default)]
+    pub last_heartbeat_time: Ignored,
+    #[serde(default)]
+    pub last_transition_time: Ignored,
+    #[serde(default)]
+    pub observed_generation: Ignored,
+    #[serde(default)]
+    pub reason: Ignored,
+    #[serde(default)]
+    pub message: Ignored,
+}
+
+impl Node {
+    /// Whether it says that its network is not set up.
+    pub fn is_network_unavailable(&self) -> bool {
+        let conditions = &self.status.conditions;
+        conditions.iter().any(|found| found.condition_type == NETWORK_UNAVAILABLE && found.status == "True")
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

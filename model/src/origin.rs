@@ -23,11 +23,21 @@ pub enum Kind {
     Frontend,
     Rule,
     TimeoutPolicy,
+    /// Of MetalLB, as are the ones below.
+    IpAddressPool,
+    L2Advertisement,
+    Community,
+    BfdProfile,
+    BgpPeer,
+    BgpAdvertisement,
+    ServiceL2Status,
+    ServiceBgpStatus,
+    ConfigurationState,
 }
 
 impl Kind {
     /// Every kind, in the order in which references point: later kinds refer to earlier ones.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 22] = [
         Self::Namespace,
         Self::Node,
         Self::Secret,
@@ -41,6 +51,15 @@ impl Kind {
         Self::Frontend,
         Self::Rule,
         Self::TimeoutPolicy,
+        Self::IpAddressPool,
+        Self::L2Advertisement,
+        Self::Community,
+        Self::BfdProfile,
+        Self::BgpPeer,
+        Self::BgpAdvertisement,
+        Self::ServiceL2Status,
+        Self::ServiceBgpStatus,
+        Self::ConfigurationState,
     ];
 
     /// The `kind` as written in a manifest.
@@ -59,6 +78,15 @@ impl Kind {
             Self::Frontend => "Frontend",
             Self::Rule => "Rule",
             Self::TimeoutPolicy => "TimeoutPolicy",
+            Self::IpAddressPool => "IPAddressPool",
+            Self::L2Advertisement => "L2Advertisement",
+            Self::Community => "Community",
+            Self::BfdProfile => "BFDProfile",
+            Self::BgpPeer => "BGPPeer",
+            Self::BgpAdvertisement => "BGPAdvertisement",
+            Self::ServiceL2Status => "ServiceL2Status",
+            Self::ServiceBgpStatus => "ServiceBGPStatus",
+            Self::ConfigurationState => "ConfigurationState",
         }
     }
 
@@ -72,6 +100,15 @@ impl Kind {
             Self::Alb2 => "crd.alauda.io/v2beta1",
             Self::Frontend | Self::Rule => "crd.alauda.io/v1",
             Self::TimeoutPolicy => "gateway.crd.alauda.io/v1alpha1",
+            Self::BgpPeer => "metallb.io/v1beta2",
+            Self::IpAddressPool
+            | Self::L2Advertisement
+            | Self::Community
+            | Self::BfdProfile
+            | Self::BgpAdvertisement
+            | Self::ServiceL2Status
+            | Self::ServiceBgpStatus
+            | Self::ConfigurationState => "metallb.io/v1beta1",
         }
     }
 
@@ -79,6 +116,7 @@ impl Kind {
     pub fn other_api_versions(self) -> &'static [&'static str] {
         match self {
             Self::Alb2 => &["crd.alauda.io/v2", "crd.alauda.io/v1"],
+            Self::BgpPeer => &["metallb.io/v1beta1"],
             _ => &[],
         }
     }

@@ -7,6 +7,10 @@ use std::sync::Arc;
 use headwater_model::alb::{Alb2, Frontend, Rule, TimeoutPolicy};
 use headwater_model::cluster::Object;
 use headwater_model::finding::{Finding, Location};
+use headwater_model::metallb::{
+    BfdProfile, BgpAdvertisement, BgpPeer, Community, ConfigurationState, IpAddressPool, L2Advertisement,
+    ServiceBgpStatus, ServiceL2Status,
+};
 use headwater_model::object::{ConfigMap, GatewaySettings, Given, Ingress, IngressClass, Namespace, Secret};
 use headwater_model::observed::{Condition, Observed, PublishedAddress};
 use headwater_model::origin::{Kind, ObjectKey};
@@ -98,11 +102,20 @@ impl Parser {
             Kind::IngressClass => self.object::<IngressClass>(&key, json, |_, _| {}),
             Kind::Ingress => self.object::<Ingress>(&key, json, |_, _| {}),
             Kind::GatewaySettings => self.object::<GatewaySettings>(&key, json, |_, _| {}),
-            Kind::Node => self.object(&key, json, |node, _| slim::node(node)),
+            Kind::Node => self.object(&key, json, |node, _| slim::node(node, reader)),
             Kind::Alb2 => self.object::<Alb2>(&key, json, |_, _| {}),
             Kind::Frontend => self.object::<Frontend>(&key, json, |_, _| {}),
             Kind::Rule => self.object::<Rule>(&key, json, |_, _| {}),
             Kind::TimeoutPolicy => self.object::<TimeoutPolicy>(&key, json, |_, _| {}),
+            Kind::IpAddressPool => self.object::<IpAddressPool>(&key, json, |_, _| {}),
+            Kind::L2Advertisement => self.object::<L2Advertisement>(&key, json, |_, _| {}),
+            Kind::Community => self.object::<Community>(&key, json, |_, _| {}),
+            Kind::BfdProfile => self.object::<BfdProfile>(&key, json, |_, _| {}),
+            Kind::BgpPeer => self.object::<BgpPeer>(&key, json, |_, _| {}),
+            Kind::BgpAdvertisement => self.object::<BgpAdvertisement>(&key, json, |_, _| {}),
+            Kind::ServiceL2Status => self.object::<ServiceL2Status>(&key, json, |_, _| {}),
+            Kind::ServiceBgpStatus => self.object::<ServiceBgpStatus>(&key, json, |_, _| {}),
+            Kind::ConfigurationState => self.object::<ConfigurationState>(&key, json, |_, _| {}),
             other => Err(Box::new(Finding::error(INVALID_OBJECT, key.clone(), format!("kind {other} is not read")))),
         };
         Ok(Item { key, object, observed, version })

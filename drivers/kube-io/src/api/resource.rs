@@ -91,6 +91,15 @@ pub(crate) fn plural(kind: Kind) -> &'static str {
         Kind::Frontend => "frontends",
         Kind::Rule => "rules",
         Kind::TimeoutPolicy => "timeoutpolicies",
+        Kind::IpAddressPool => "ipaddresspools",
+        Kind::L2Advertisement => "l2advertisements",
+        Kind::Community => "communities",
+        Kind::BfdProfile => "bfdprofiles",
+        Kind::BgpPeer => "bgppeers",
+        Kind::BgpAdvertisement => "bgpadvertisements",
+        Kind::ServiceL2Status => "servicel2statuses",
+        Kind::ServiceBgpStatus => "servicebgpstatuses",
+        Kind::ConfigurationState => "configurationstates",
         other => unreachable!("no resource is known for kind {other}"),
     }
 }
@@ -128,6 +137,8 @@ mod tests {
             (Scope::whole(Kind::GatewaySettings, ""), "/apis/headwater.dev/v1alpha1/gatewaysettings?"),
             (Scope::whole(Kind::Alb2, ""), "/apis/crd.alauda.io/v2beta1/alaudaloadbalancer2?"),
             (Scope::whole(Kind::Rule, "shop"), "/apis/crd.alauda.io/v1/namespaces/shop/rules?"),
+            (Scope::whole(Kind::BgpPeer, "lb"), "/apis/metallb.io/v1beta2/namespaces/lb/bgppeers?"),
+            (Scope::whole(Kind::IpAddressPool, ""), "/apis/metallb.io/v1beta1/ipaddresspools?"),
             (secret, "/api/v1/namespaces/shop/secrets?fieldSelector=metadata.name%3Dweb-tls&"),
             (labels, "/api/v1/namespaces?labelSelector=team%20in%20%28a%2Cb%29&"),
         ] {

@@ -1,12 +1,14 @@
 //! What is kept of an object: what somebody reads. The rest would fill the memory of every gateway.
 
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
 use ahash::AHashSet;
+use headwater_model::metallb;
 use headwater_model::object::{
-    EndpointHints, EndpointSlice, INTERNAL_IP, Metadata, Node, SERVICE_NAME_LABEL, SERVICE_PROXY_NAME_LABEL, Service,
-    ServiceStatus, TO_BE_DELETED_TAINT, ZONE_LABEL,
+    EndpointHints, EndpointSlice, INTERNAL_IP, Metadata, NETWORK_UNAVAILABLE, Node, SERVICE_NAME_LABEL,
+    SERVICE_PROXY_NAME_LABEL, Service, ServiceStatus, TO_BE_DELETED_TAINT, ZONE_LABEL,
 };
 
 /// Who reads the objects, and so what is kept of them.
@@ -19,18 +21,31 @@ pub enum Reader {
     Controller,
     /// The service proxy of a node: both. Headless Services' slices, and what is left to another proxy, are not read.
     Node,
+    /// Who gives Services addresses and announces them: all labels, what a Service wants and has, whether a Node's
+    /// network is set up; not hints.
+    LoadBalancer,
     /// Whoever looks once, at everything: nothing of this is dropped.
     Everything,
 }
 
+impl Reader {
+    /// Whether it gives addresses to Services, or announces them, and needs what they are chosen by.
+    fn balances(self) -> bool {
+        matches!(self, Self::LoadBalancer | Self::Everything)
+    }
+}
+
 /// Annotations that somebody reads begin with one of these.
-const ANNOTATIONS: [&str; 5] = [
+const ANNOTATIONS: [&str; 7] = [
     "nginx.ingress.kubernetes.io/",
     "headwater.dev/",
     "kubernetes.io/ingress.class",
     "ingressclass.kubernetes.io/",
     // Alauda's: of an Ingress, a Rule, an ALB2.
     "alb.",
+    // Of Services of type LoadBalancer, in MetalLB's words of today and of once.
+    metallb::PREFIX,
+    metallb::LEGACY_PREFIX,
 ];
 
 /// Labels that somebody reads.
@@ -77,7 +92,7 @@ pub(crate) fn metadata(metadata: &mut Metadata, reader: Reader, names: &mut Name
     metadata
         .annotations
         .retain(|name, _| ANNOTATIONS.iter().any(|prefix| name.starts_with(prefix)) || is_of_path(name));
-    metadata.labels.retain(|name, _| reader == Reader::Everything || LABELS.contains(&&**name) || is_of_alb(name));
+    metadata.labels.retain(|name, _| reader.balances() || LABELS.contains(&&**name) || is_of_alb(name));
     names.share(&mut metadata.namespace);
 }
 
@@ -95,8 +110,14 @@ fn is_of_path(annotation: &str) -> bool {
 }
 
 /// Drops what a load balancer says of the Service, which no gateway reads here: who publishes the addresses reads them
-/// as `Observed`.
+/// as `Observed`. Drops what addresses are chosen by, where nobody chooses any.
 pub(crate) fn service(service: &mut Service, reader: Reader) {
+    if !reader.balances() {
+        let spec = &mut service.spec;
+        spec.selector = BTreeMap::new();
+        (spec.load_balancer_ip, spec.load_balancer_class) = (None, None);
+        (spec.ip_families, spec.ip_family_policy) = (Vec::new(), None);
+    }
     match reader {
         Reader::Gateway => service.status = ServiceStatus::default(),
         _ => service.status.load_balancer.ingress.shrink_to_fit(),
@@ -120,8 +141,12 @@ pub(crate) fn endpoint_slice(slice: &mut EndpointSlice, reader: Reader, names: &
     }
 }
 
-/// Keeps the addresses that nodes reach each other by, and whether the Node is about to go; what else a Node says of itself changes every few seconds.
-pub(crate) fn node(node: &mut Node) {
+/// Keeps the addresses that nodes reach each other by, whether the Node is about to go and, for who announces addresses,
+/// whether its network is set up; what else a Node says of itself changes every few seconds.
+pub(crate) fn node(node: &mut Node, reader: Reader) {
+    let conditions = &mut node.status.conditions;
+    conditions.retain(|condition| reader.balances() && condition.condition_type == NETWORK_UNAVAILABLE);
+    conditions.shrink_to_fit();
     node.status.addresses.retain(|address| address.address_type == INTERNAL_IP);
     node.status.addresses.shrink_to_fit();
     node.spec.taints.retain(|taint| taint.key == TO_BE_DELETED_TAINT);
@@ -228,7 +253,7 @@ mod tests {
                     "status": {{"addresses": [{{"type": "InternalIP", "address": "192.0.2.1"}}{more}}}}}"#
             );
             let mut read: Node = serde_json::from_str(&json).unwrap();
-            node(&mut read);
+            node(&mut read, Reader::Gateway);
             read
         };
         let heartbeat = r#", {"type": "Hostname", "address": "n"}], "images": [{"names": ["a"], "sizeBytes": 1}],
@@ -236,6 +261,28 @@ mod tests {
         assert_eq!(of(1, "]"), of(2, heartbeat));
         let moved = r#", {"type": "InternalIP", "address": "2001:db8::1"}]"#;
         assert_ne!(of(1, "]"), of(1, moved));
+    }
+
+    #[test]
+    fn what_addresses_are_chosen_by_is_kept_for_who_chooses() {
+        let json = r#"{"metadata": {"name": "a", "labels": {"team": "b"}, "annotations": {"metallb.io/address-pool": "p",
+            "metallb.universe.tf/allow-shared-ip": "k"}}, "spec": {"selector": {"app": "a"}, "loadBalancerClass": "c",
+            "loadBalancerIP": "192.0.2.1", "ipFamilies": ["IPv6"], "ipFamilyPolicy": "SingleStack"}}"#;
+        let of = |reader| -> Service {
+            let mut read: Service = serde_json::from_str(json).unwrap();
+            service(&mut read, reader);
+            metadata(&mut read.metadata, reader, &mut Names::default());
+            read
+        };
+        assert_eq!(of(Reader::LoadBalancer), serde_json::from_str(json).unwrap());
+        assert_eq!(of(Reader::Node).spec, Default::default());
+        let json = r#"{"metadata": {"name": "n"}, "status": {"conditions": [
+            {"type": "Ready", "status": "True"}, {"type": "NetworkUnavailable", "status": "True"}]}}"#;
+        for (reader, kept) in [(Reader::LoadBalancer, true), (Reader::Node, false)] {
+            let mut read: Node = serde_json::from_str(json).unwrap();
+            node(&mut read, reader);
+            assert_eq!((read.is_network_unavailable(), read.status.conditions.len()), (kept, usize::from(kept)));
+        }
     }
 
     #[test]

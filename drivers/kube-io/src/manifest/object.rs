@@ -6,10 +6,15 @@ use headwater_model::alb::alb2::Alb2V1;
 use headwater_model::alb::{Alb2, Frontend, Rule as AlbRule, TimeoutPolicy};
 use headwater_model::cluster::Object;
 use headwater_model::finding::{Finding, Location, Severity};
+use headwater_model::metallb::{
+    BfdProfile, BgpAdvertisement, BgpPeer, Community, ConfigurationState, IpAddressPool, L2Advertisement,
+    ServiceBgpStatus, ServiceL2Status,
+};
 use headwater_model::object::{
     ConfigMap, EndpointSlice, GatewaySettings, Ingress, IngressClass, Metadata, Namespace, Node, Secret, Service,
 };
 use headwater_model::origin::{Kind, ObjectKey};
+use headwater_model::{alb, metallb};
 use serde::de::DeserializeOwned;
 
 use super::decode::{Fault, What, decode, decode_known};
@@ -128,6 +133,15 @@ impl Reader<'_> {
             Kind::Frontend => self.decode::<Frontend>(node, known),
             Kind::Rule => self.decode::<AlbRule>(node, known),
             Kind::TimeoutPolicy => self.decode::<TimeoutPolicy>(node, known),
+            Kind::IpAddressPool => self.decode::<IpAddressPool>(node, known),
+            Kind::L2Advertisement => self.decode::<L2Advertisement>(node, known),
+            Kind::Community => self.decode::<Community>(node, known),
+            Kind::BfdProfile => self.decode::<BfdProfile>(node, known),
+            Kind::BgpPeer => self.decode::<BgpPeer>(node, known),
+            Kind::BgpAdvertisement => self.decode::<BgpAdvertisement>(node, known),
+            Kind::ServiceL2Status => self.decode::<ServiceL2Status>(node, known),
+            Kind::ServiceBgpStatus => self.decode::<ServiceBgpStatus>(node, known),
+            Kind::ConfigurationState => self.decode::<ConfigurationState>(node, known),
             _ => self.unread(node, kind, api_version),
         }
     }
@@ -136,7 +150,7 @@ impl Reader<'_> {
         let (key, display) = identity(node, kind);
         let place = |line| Location { file: self.file.clone(), line };
         let mut findings: Vec<Finding> = Vec::new();
-        // Objects of the ALB were written for another program, which passes over fields that it does not know.
+        // Objects of the ALB and of MetalLB were written for another program, which may know more fields than we do.
         let skips = is_foreign(kind) || (self.unknown == UnknownFields::Skip && kind != Kind::GatewaySettings);
         let mut refused = false;
         let decoded = decode::<T>(node).or_else(|faults: Vec<Fault>| {
@@ -206,9 +220,10 @@ impl Reader<'_> {
     }
 }
 
-/// Whether the kind is one of Alauda's ALB.
+/// Whether the kind is one of Alauda's ALB or of MetalLB.
 fn is_foreign(kind: Kind) -> bool {
-    matches!(kind, Kind::Alb2 | Kind::Frontend | Kind::Rule | Kind::TimeoutPolicy)
+    let group = kind.api_version().split_once('/').map_or("", |(group, _)| group);
+    [alb::GROUP, alb::GATEWAY_GROUP, metallb::GROUP].contains(&group)
 }
 
 /// A known kind of this very API version whose name is nearly what stands there.
@@ -312,6 +327,8 @@ macro_rules! typed {
 
 typed! { Namespace Service EndpointSlice Secret ConfigMap IngressClass Ingress GatewaySettings Node }
 typed! { Alb2 Frontend TimeoutPolicy }
+typed! { IpAddressPool L2Advertisement BgpAdvertisement BgpPeer BfdProfile Community }
+typed! { ServiceL2Status ServiceBgpStatus ConfigurationState }
 
 impl Typed for AlbRule {
     fn metadata(&mut self) -> &mut Metadata {

@@ -1,0 +1,114 @@
+//! Resources of MetalLB (`metallb.io`), as users wrote them: which addresses Services of type LoadBalancer get, and who
+//! tells the network of them.
+//!
+//! A field that cannot be read refuses the object, with the name of the field. What a field says that no such object may
+//! say, though each of its words can be read, is told by `faults`. What only several objects together can say wrong is
+//! for whoever has all of them.
+//!
+//! Source: <https://metallb.io/apis/>.
+
+pub mod advertisement;
+pub mod community;
+#[cfg(test)]
+mod crd;
+pub mod peer;
+pub mod pool;
+pub mod range;
+pub mod status;
+mod text;
+
+use std::fmt;
+
+pub use advertisement::{BgpAdvertisement, L2Advertisement};
+pub use community::Community;
+pub use peer::{Asn, BfdProfile, BgpPeer};
+pub use pool::IpAddressPool;
+pub use range::AddressRange;
+pub use status::{ConfigurationState, ServiceBgpStatus, ServiceL2Status};
+
+use crate::origin::{Kind, NamespacedName, ObjectKey, Origin};
+use crate::selector::LabelSelector;
+
+macro_rules! keyed {
+    ($($name:ident)*) => {$(
+        impl $name {
+            pub fn key(&self) -> ObjectKey {
+                ObjectKey { kind: Kind::$name, id: self.id() }
+            }
+
+            pub fn id(&self) -> NamespacedName {
+                NamespacedName { namespace: self.metadata.namespace.clone(), name: self.metadata.name.clone() }
+            }
+
+            pub fn origin(&self) -> Origin {
+                Origin { key: self.key(), generation: self.metadata.generation }
+            }
+        }
+    )*};
+}
+
+keyed! { IpAddressPool L2Advertisement BgpAdvertisement BgpPeer BfdProfile Community }
+keyed! { ServiceL2Status ServiceBgpStatus ConfigurationState }
+
+/// API group of all of them.
+pub const GROUP: &str = "metallb.io";
+
+/// Names the pool that a Service wants an address of.
+pub const POOL_ANNOTATION: &str = "metallb.io/address-pool";
+
+/// Names the addresses that a Service wants: at most one of each family, separated by commas.
+pub const ADDRESSES_ANNOTATION: &str = "metallb.io/loadBalancerIPs";
+
+/// Services with the same text here may share an address.
+pub const SHARING_ANNOTATION: &str = "metallb.io/allow-shared-ip";
+
+/// Tells of a Service which pool its addresses are of; written by who gave them.
+pub const ALLOCATED_ANNOTATION: &str = "metallb.io/ip-allocated-from-pool";
+
+/// What annotations of MetalLB began with once: each of the first three may stand below it as well.
+pub const LEGACY_PREFIX: &str = "metallb.universe.tf/";
+
+/// What annotations of MetalLB begin with.
+pub const PREFIX: &str = "metallb.io/";
+
+/// One thing that an object says and may not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Path of the field, as `spec.peerASN`.
+    pub field: String,
+    /// What is wrong with it, with its value.
+    pub message: String,
+}
+
+impl Fault {
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+/// Faults of the selectors in a list.
+fn selector_faults(field: &str, selectors: &[LabelSelector], faults: &mut Vec<Fault>) {
+    for (index, selector) in selectors.iter().enumerate() {
+        if let Err((path, message)) = selector.check() {
+            faults.push(Fault::new(format!("{field}[{index}].{path}"), message));
+        }
+        if selectors[..index].contains(selector) {
+            faults.push(Fault::new(format!("{field}[{index}]"), "this selector stands in the list already"));
+        }
+    }
+}
+
+/// Faults of a list of names: those that stand in it twice.
+fn duplicate_faults(field: &str, what: &str, names: &[String], faults: &mut Vec<Fault>) {
+    for (index, name) in names.iter().enumerate() {
+        if names[..index].contains(name) {
+            faults.push(Fault::new(format!("{field}[{index}]"), format!("duplicate {what} \"{name}\"")));
+        }
+    }
+}

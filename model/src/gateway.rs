@@ -115,6 +115,50 @@ pub struct ConnectionSettings {
     /// Clients `R` that are told which rule and endpoint served them, in a header, when they ask with
     /// `cpaas-trace: true`; the endpoint's address is among it. Empty: nobody.
     pub trace_clients: Vec<ipnet::IpNet>,
+    /// `None`: responses pass as endpoints send them.
+    pub compression: Option<Arc<Compression>>,
+}
+
+/// Which responses are compressed, with gzip (RFC 1952), for clients that take it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Compression {
+    /// 1 (fast) to 9 (small).
+    pub level: u8,
+    /// A body that says it is shorter is left alone; in bytes.
+    pub min_length: u64,
+    /// Media types in lower case, without parameters.
+    pub types: Vec<Box<str>>,
+}
+
+impl Compression {
+    /// Types of text, as ingress-nginx compresses them.
+    pub const TYPES: [&str; 18] = [
+        "application/atom+xml",
+        "application/javascript",
+        "application/json",
+        "application/rss+xml",
+        "application/vnd.ms-fontobject",
+        "application/x-font-ttf",
+        "application/x-javascript",
+        "application/x-web-app-manifest+json",
+        "application/xhtml+xml",
+        "application/xml",
+        "font/opentype",
+        "image/svg+xml",
+        "image/x-icon",
+        "text/css",
+        "text/html",
+        "text/javascript",
+        "text/plain",
+        "text/x-component",
+    ];
+}
+
+impl Default for Compression {
+    /// As Alauda's ALB compresses.
+    fn default() -> Self {
+        Self { level: 5, min_length: 256, types: Self::TYPES.map(Box::from).into() }
+    }
 }
 
 /// What the gateway's own answers to faults look like.

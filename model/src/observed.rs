@@ -1,5 +1,6 @@
 //! What stands about an object besides what its user wrote: read by who writes its status back.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ pub struct Observed {
     pub generation: i64,
     /// `status.loadBalancer.ingress`.
     pub addresses: Vec<PublishedAddress>,
+    /// TCP ports that stand beside one of `addresses`; those without are absent.
+    pub ports: BTreeMap<PublishedAddress, BTreeSet<u16>>,
     /// `status.conditions`.
     pub conditions: Vec<Condition>,
     /// Whether a field of the status is owned by Headwater's field manager (`metadata.managedFields`).

@@ -40,6 +40,8 @@ pub struct GatewaySettingsSpec {
     pub access_log: AccessLogSpec,
     #[serde(default)]
     pub faults: FaultsSpec,
+    #[serde(default)]
+    pub compression: CompressionSpec,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -341,6 +343,21 @@ pub enum TlsVersion {
 pub struct AccessLogSpec {
     /// `JSON` (default), `Text`, `Off`.
     pub format: Option<AccessLogFormat>,
+}
+
+/// Responses that are compressed with gzip on their way to clients that take it.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct CompressionSpec {
+    /// Default false; for the ports of an ALB2 what its `enableGzip` says.
+    pub enabled: Option<bool>,
+    /// 1 (fast) to 9 (small). Default 5.
+    pub level: Option<u32>,
+    /// Shorter bodies are left alone. Default 256.
+    pub min_length: Option<SizeText>,
+    /// Media types without parameters. Default: those of text, JavaScript, JSON, XML, SVG and some fonts.
+    pub types: Option<Vec<String>>,
 }
 
 /// How requests that go wrong are answered, and who hears where a request went.

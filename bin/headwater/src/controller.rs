@@ -17,12 +17,12 @@ use headwater_model::alb::Domain;
 use headwater_model::cluster::Change;
 use headwater_model::finding::Finding;
 use headwater_model::observed::PublishedAddress;
-use headwater_model::origin::NamespacedName;
+use headwater_model::origin::{Kind, NamespacedName};
 use headwater_operator::{Installation, Operator};
 use headwater_process::admin::{self, Admin};
 use headwater_process::metrics::Registry;
 use headwater_process::telemetry::LogLevel;
-use headwater_translate::Options;
+use headwater_translate::{AlbScope, Options};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -139,15 +139,22 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
         None => Publish::Addresses(args.publish_address.clone()),
     };
     // Secrets are none of its business.
-    let options = Options { reads_secrets: false, ..args.cluster.options() };
+    let mut options = Options { reads_secrets: false, ..args.cluster.options() };
     let mut selection = args.cluster.selection(&namespace, true);
+    if args.operator.alb_image.is_some() {
+        // Gateways are made for all of them.
+        options.albs = AlbScope::All;
+        selection.within.clear();
+        selection.kinds.retain(|kind| *kind != Kind::Namespace);
+        selection.kinds.extend([Kind::Namespace, Kind::Alb2, Kind::Frontend, Kind::Rule]);
+    }
     if args.services {
         selection.reader = Reader::Controller;
     }
     let controller = Controller::follow(&server, selection, options, publish, args.services, writer, &registry);
     let operator = args.operator.installation(&namespace, args.cluster.labels.domain()).map(|installation| {
         let fleet = server.watch_gateways(&namespace, &format!("{label}={value}"));
-        Operator::start(&server, args.cluster.namespaces(&namespace), &leadership, fleet, installation)
+        Operator::start(&server, args.cluster.namespaces(&namespace), &leadership, fleet, &name, installation)
     });
     let webhook = webhook(&args.webhook, &server, &namespace, leading.clone(), controller.oracle(), &registry)?;
     let webhook_address = webhook.as_ref().map(AdmissionServer::local_address);

@@ -128,6 +128,10 @@ impl Running {
     /// Readiness goes first, and after the delay the listeners, then what is idle, then the rest.
     pub(crate) async fn stop(self, args: &ServeArgs) -> anyhow::Result<ExitCode> {
         self.stopping.store(true, Ordering::Relaxed);
+        // Load balancers in front of an ALB look at this port.
+        if let Some(server) = self.alb_metrics {
+            server.abort();
+        }
         let (delay, patience) = (args.pre_stop_delay, args.drain);
         if !delay.is_zero() {
             tracing::info!(delay_seconds = delay.as_secs_f64(), "not ready any more; connections are still taken");
@@ -140,9 +144,6 @@ impl Running {
             tracing::warn!("requests were cut off at the end of the drain");
         }
         self.admin.abort();
-        if let Some(server) = self.alb_metrics {
-            server.abort();
-        }
         self.access_log.close(Duration::from_secs(2));
         Ok(ExitCode::SUCCESS)
     }

@@ -9,6 +9,7 @@ mod ingress;
 mod order;
 mod pattern;
 mod port;
+mod published;
 mod redirect;
 mod rule;
 mod state;
@@ -20,6 +21,7 @@ pub use affinity::balance;
 pub use dslx::{Compiled, Doubt, DslxError, MAX_ARGUMENT, MAX_ARGUMENTS, compile, cover, every_request, ingress_terms};
 pub use order::{DEFAULT_PRIORITY, Weight, of_default_backend, of_redirect, precedence};
 pub use pattern::{PatternError, to_regex};
+pub use published::ServedByAlbs;
 
 pub(crate) use port::{Place, Taken};
 pub(crate) use state::{Albs, Tools};

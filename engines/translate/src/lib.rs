@@ -12,6 +12,7 @@ mod balance;
 mod certificate;
 mod class;
 mod client_address;
+mod compression;
 mod conflict;
 mod cors;
 mod environment;
@@ -37,6 +38,7 @@ mod trace;
 mod tracing;
 mod translator;
 
+pub use alb::ServedByAlbs;
 pub use findings::is_about_secrets;
 pub use options::{AlbScope, CONTROLLER, LABEL_DOMAIN, Options};
 pub use trace::{TraceDoubt, TracedService, trace};

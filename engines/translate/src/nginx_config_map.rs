@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use crate::access::network;
 use crate::annotations::parse_bool;
 use crate::balance::load_balance;
+use crate::compression::{NginxGzip, is_media_type};
 use crate::nginx_keys::is_known;
 use crate::tracing::NginxOtel;
 
@@ -50,6 +51,7 @@ pub(crate) struct NginxConfig {
     pub(crate) upstream_keepalive_timeout: Option<Duration>,
     pub(crate) load_balance: Option<Balance>,
     pub(crate) otel: NginxOtel,
+    pub(crate) gzip: NginxGzip,
     /// `whitelist-source-range`.
     pub(crate) allow: Option<Vec<IpNet>>,
     /// `denylist-source-range`.
@@ -143,6 +145,7 @@ pub(crate) fn read(object: &ConfigMap, findings: &mut Vec<Finding>) -> NginxConf
             "upstream-keepalive-connections" => config.upstream_keepalive_connections = entry.number(),
             "upstream-keepalive-timeout" => config.upstream_keepalive_timeout = entry.seconds(),
             "load-balance" => config.load_balance = entry.parsed(load_balance(value), "round_robin or ewma"),
+            key if gzip(key, &mut config.gzip, &mut entry) => {}
             key if otel(key, &mut config.otel, &mut entry) => {}
             "whitelist-source-range" => {
                 // A list of which nothing can be read lets nobody in: no client has this address.
@@ -160,6 +163,26 @@ pub(crate) fn read(object: &ConfigMap, findings: &mut Vec<Finding>) -> NginxConf
 }
 
 /// Reads a key of tracing; false for any other.
+fn gzip(key: &str, gzip: &mut NginxGzip, entry: &mut Entry<'_>) -> bool {
+    match key {
+        "use-gzip" => gzip.enable = entry.boolean(),
+        "gzip-level" => {
+            let level = entry.value.trim().parse().ok().filter(|level| (1..=9).contains(level));
+            gzip.level = entry.parsed(level, "1 to 9");
+        }
+        "gzip-min-length" => gzip.min_length = entry.number().map(u64::from),
+        "gzip-types" => {
+            let types: Vec<Box<str>> = entry.value.split_whitespace().map(|text| text.to_lowercase().into()).collect();
+            let fit = types.iter().all(|text| is_media_type(text));
+            // nginx adds it to whatever is written.
+            let types = types.into_iter().chain(["text/html".into()]).collect();
+            gzip.types = entry.parsed(fit.then_some(types), "a list of media types");
+        }
+        _ => return false,
+    }
+    true
+}
+
 fn otel(key: &str, otel: &mut NginxOtel, entry: &mut Entry<'_>) -> bool {
     let text = entry.value.trim();
     match key {
@@ -357,7 +380,7 @@ mod tests {
 
     #[test]
     fn keys_that_are_not_obeyed_are_named() {
-        let (config, findings) = read_pairs(&[("use-gzip", "true"), ("use-gzzip", "true")]);
+        let (config, findings) = read_pairs(&[("use-geoip2", "true"), ("use-gzzip", "true")]);
         assert_eq!(config, NginxConfig::default());
         let reasons: Vec<_> = findings.iter().map(|finding| finding.reason).collect();
         assert_eq!(reasons, ["NotImplemented", "UnknownKey"]);

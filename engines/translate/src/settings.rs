@@ -21,6 +21,7 @@ use headwater_model::settings::{
 
 use crate::certificate;
 use crate::client_address::{self, Written};
+use crate::compression::compression;
 use crate::environment::GatewayId;
 use crate::nginx_config_map::NginxConfig;
 use crate::options::Options;
@@ -316,6 +317,7 @@ impl Reader<'_> {
                 Some(FaultStyle::ALB) => ErrorStyle::Alb,
             },
             trace_clients: spec.faults.trace_clients.iter().flatten().map(|cidr| cidr.0).collect(),
+            compression: compression(object, &spec.compression, &config.gzip, self.findings),
         }
     }
 

@@ -58,7 +58,7 @@ impl TraceAnnotations {
         };
         read.enable = boolean(READ[0]);
         read.trust = boolean(READ[2]).or_else(|| boolean(READ[3]));
-        if let Some(said) = lookup.get(READ[0]) {
+        if let Some(said) = [READ[0], READ[2], READ[3]].iter().find_map(|name| lookup.get(name)) {
             read.enabled_by = said.full_name.to_owned();
         }
         if let Some(said) = lookup.get(READ[1]).filter(|said| !said.value.trim().is_empty()) {
@@ -74,6 +74,24 @@ impl TraceAnnotations {
             }
         }
         read
+    }
+
+    /// What they say as the level below an ALB2 and a Frontend, with the name of the annotation that says it; `None`:
+    /// nothing. `above`: flags of those levels.
+    ///
+    /// The ALB's own annotation counts where it enables, and then alone. Trust is nothing without tracing, so that it
+    /// enables too.
+    pub(crate) fn below_alb(&self, above: Flags) -> Option<(Otel, &str)> {
+        if let Some((otel, name)) = self.otel.as_ref().filter(|(otel, _)| otel.enable) {
+            return Some((otel.clone(), name));
+        }
+        let enable = self.enable.or(self.trust.is_some().then_some(true))?;
+        let flags = self.trust.map(|trust| Flags { notrust_incoming_span: !trust, ..above });
+        Some((Otel { enable, exporter: None, sampler: None, flags, resource: BTreeMap::new() }, &self.enabled_by))
+    }
+
+    pub(crate) fn span_name(&self) -> Option<&Template> {
+        self.span_name.as_ref()
     }
 
     /// How requests are traced that these annotations are for.

@@ -21,7 +21,7 @@ use headwater_model::gateway::{
 use headwater_model::object::{Ingress, IngressBackend, IngressServiceBackend, Metadata, ServiceBackendPort};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey, Origin};
 
-use crate::alb::{Albs, Place, Taken, Tools};
+use crate::alb::{Albs, Place, ServedByAlbs, Taken, Tools};
 use crate::annotations::Annotated;
 use crate::auth::{self, Server, Sources};
 use crate::certificate::CertificateError;
@@ -153,7 +153,9 @@ impl Translator {
             self.albs.take_census(cluster, &self.options);
             true
         } else {
-            let has_albs = changes.iter().any(|key| key.kind == Kind::Alb2);
+            let by_port = self.albs.census().by_port;
+            let counts = |key: &ObjectKey| key.kind == Kind::Alb2 || (by_port && key.kind == Kind::Frontend);
+            let has_albs = changes.iter().any(counts);
             let others = has_albs && self.albs.take_census(cluster, &self.options);
             self.take_changes(cluster, changes, &mut dirty) || others
         };
@@ -204,6 +206,17 @@ impl Translator {
         let object = &self.ingresses.get(id)?.object;
         let taken_over = self.environment.classes.is_taken_over(object, &self.options);
         Some(if taken_over { Served::TakenOver } else { Served::Own })
+    }
+
+    /// How ALB2s serve the Ingress; `None`: none does. One that a class of this controller has is theirs no more.
+    pub fn served_by_albs(&self, id: &NamespacedName) -> Option<ServedByAlbs> {
+        self.albs.served(id)
+    }
+
+    /// Ingresses of which [`Self::served_by_albs`] says something else since the last [`Self::apply`], though they may not
+    /// have changed themselves.
+    pub fn moved(&self) -> impl Iterator<Item = &NamespacedName> {
+        self.albs.moved()
     }
 
     fn collect_wanted(&mut self) {

@@ -6,6 +6,8 @@ mod support;
 
 use headwater_model::finding::Severity;
 use headwater_model::gateway::{Action, GatewaySnapshot, PathRewrite, Rule};
+use headwater_model::observed::PublishedAddress;
+use headwater_model::origin::NamespacedName;
 use headwater_translate::{Options, Translation};
 use serde_json::{Value, json};
 use support::*;
@@ -212,4 +214,156 @@ fn one_bad_path_hurts_no_other_and_a_class_of_our_own_comes_first() {
     );
     let translation = embedded(shop([alb(json!({})), class("demo", None), ingress]));
     assert!(translation.snapshot.listeners.iter().all(|listener| &*listener.name != "demo-00080"));
+}
+
+#[test]
+fn clients_find_an_ingress_where_its_albs_are_and_hear_when_they_move() {
+    let alb_at = |name: &str, address: &str, given: Value| {
+        json!({
+            "kind": "ALB2", "metadata": {"namespace": "cpaas-system", "name": name},
+            "spec": {"address": address, "config": {"projects": ["ALL_ALL"], "defaultSSLStrategy": "Both"}},
+            "status": {"detail": {"address": given}},
+        })
+    };
+    let shown = |world: &World| {
+        let served = world.translator.served_by_albs(&NamespacedName::new("shop", "web"))?;
+        let at = served.at.into_iter().map(|(address, ports)| {
+            let address = match address {
+                PublishedAddress::Ip(ip) => ip.to_string(),
+                PublishedAddress::Hostname(name) => name,
+            };
+            format!("{address} {ports:?}")
+        });
+        Some((served.names_class, at.collect::<Vec<_>>()))
+    };
+    let moved = |world: &World| world.translator.moved().map(ToString::to_string).collect::<Vec<_>>();
+    let classless = || with(web(vec![at("a.example", "/", "Prefix")]), "spec.ingressClassName", Value::Null);
+    let demo = |given: Value| alb_at("demo", "192.0.2.1", given);
+    let (mut world, _) =
+        World::new(Options::embedded(), shop([demo(json!({})), web(vec![at("a.example", "/", "Prefix")])]));
+    assert_eq!(shown(&world), Some((true, vec!["192.0.2.1 {80, 443}".to_owned()])));
+    assert_eq!(moved(&world), ["shop/web"]);
+    // Its load balancer is given another address; what else its status says moves nobody.
+    world.set(demo(json!({"host": ["lb.example.com"]})));
+    assert_eq!(moved(&world), ["shop/web"]);
+    let both = vec!["192.0.2.1 {80, 443}".to_owned(), "lb.example.com {80, 443}".to_owned()];
+    assert_eq!(shown(&world), Some((true, both.clone())));
+    world.set(demo(json!({"host": ["lb.example.com"], "msg": "fine"})));
+    assert_eq!(moved(&world), [""; 0]);
+    // Without a class it is another ALB2's as well; where two share an address it stands once.
+    world.set(classless());
+    world.set(alb_at("other", "192.0.2.1,192.0.2.2", json!({})));
+    assert_eq!(moved(&world), ["shop/web"]);
+    let mut more = both;
+    more.insert(1, "192.0.2.2 {80, 443}".to_owned());
+    assert_eq!(shown(&world), Some((false, more)));
+    // Nobody's project, nobody's address.
+    for name in ["demo", "other"] {
+        world.set(json!({"kind": "ALB2", "metadata": {"namespace": "cpaas-system", "name": name}, "spec": {"address": "192.0.2.1", "config": {}}}));
+    }
+    assert_eq!((shown(&world), moved(&world)), (None, vec!["shop/web".to_owned()]));
+}
+
+#[test]
+fn a_class_of_our_own_and_a_canary_are_not_the_albs_to_publish() {
+    for ingress in [
+        annotated(web(vec![at("a.example", "/", "Prefix")]), json!({nginx("canary"): "true"})),
+        with(web(vec![at("a.example", "/", "Prefix")]), "spec.ingressClassName", json!("other")),
+    ] {
+        let (world, _) = World::new(Options::embedded(), shop([alb(json!({})), ingress]));
+        assert_eq!(world.translator.served_by_albs(&NamespacedName::new("shop", "web")), None);
+    }
+}
+
+#[test]
+fn ports_belong_to_projects_by_labels_and_by_ranges_and_an_ingress_needs_both() {
+    let by_port = |ranges: Value| {
+        alb(json!({"enablePortProject": true, "portProjects": ranges.to_string(), "projects": ["ALL_ALL"]}))
+    };
+    let frontend = |port: u16, labels: Value| {
+        let protocol = if port == 80 { "http" } else { "https" };
+        let mut metadata = json!({"namespace": "cpaas-system", "name": format!("demo-{port:05}"), "labels": labels});
+        metadata["labels"]["alb2.cpaas.io/name"] = json!("demo");
+        json!({"kind": "Frontend", "metadata": metadata, "spec": {"port": port, "protocol": protocol}})
+    };
+    let namespace = json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"cpaas.io/project": "p"}}});
+    let named = || json!({"project.cpaas.io/name": "p"});
+    let base = || vec![namespace.clone(), web(vec![at("a.example", "/", "Prefix")])];
+    let none = json!([]);
+    #[rustfmt::skip]
+    let cases = [
+        (json!([]), vec![], false),
+        (json!([]), vec![(80, named()), (443, named())], true),
+        (json!([]), vec![(80, json!({"project.cpaas.io/p": "true"})), (443, named())], true),
+        (json!([]), vec![(80, json!({"project.cpaas.io/p": "false"})), (443, named())], false),
+        (json!([]), vec![(80, named())], false),
+        (json!([]), vec![(80, named()), (443, json!({"project.cpaas.io/name": "q"}))], false),
+        (json!([]), vec![(80, named()), (443, json!({"project.cpaas.io/name": "ALL_ALL"}))], true),
+        (json!([{"port": "1-443", "projects": ["q", "p"]}]), vec![(80, json!({})), (443, json!({}))], true),
+        (json!([{"port": "80", "projects": ["p"]}]), vec![(80, json!({})), (443, json!({}))], false),
+        (json!([{"port": "80", "projects": ["p"]}]), vec![(80, json!({})), (443, named())], true),
+        // A range opens no port.
+        (json!([{"port": "1-443", "projects": ["p"]}]), vec![], false),
+    ];
+    for (ranges, frontends, taken) in cases {
+        let frontends = frontends.into_iter().map(|(port, labels)| frontend(port, labels));
+        let objects: Vec<Value> = base().into_iter().chain(frontends).chain([by_port(ranges.clone())]).collect();
+        let translation = embedded(shop(objects.clone()));
+        assert_eq!(rules(&translation.snapshot, 80).len(), usize::from(taken), "{objects:?}");
+        if taken {
+            assert_eq!(told(&translation), Vec::<String>::new(), "{objects:?}");
+        }
+    }
+    // A side that is switched off need not be there.
+    let plain = alb(json!({"enablePortProject": true, "ingressHTTPSPort": 0}));
+    let objects: Vec<Value> = base().into_iter().chain([plain, frontend(80, named())]).collect();
+    assert_eq!(rules(&embedded(shop(objects)).snapshot, 80).len(), 1);
+    // A Frontend that comes, and one whose label changes, counts at once; and without any it is said why.
+    let (mut world, first) =
+        World::new(Options::embedded(), shop(base().into_iter().chain([by_port(none), frontend(80, named())])));
+    let why = |translation: &Translation| {
+        translation.findings.iter().any(|found| found.message.contains("no project has every port"))
+    };
+    assert!(why(&first) && rules(&first.snapshot, 80).is_empty());
+    let both = world.set(frontend(443, named()));
+    assert!(!why(&both) && rules(&both.snapshot, 80).len() == 1, "{:?}", told(&both));
+    let other = world.set(frontend(443, json!({"project.cpaas.io/name": "q"})));
+    assert!(why(&other) && rules(&other.snapshot, 80).is_empty());
+    assert_eq!(world.fresh().snapshot.listeners.len(), other.snapshot.listeners.len());
+}
+
+#[test]
+fn tracing_of_an_ingress_is_merged_field_by_field_below_frontend_and_alb() {
+    let collector = json!({"collector": {"address": "http://otel.svc:4318", "request_timeout": 1}});
+    let flags = |hide: bool, notrust: bool| json!({"hide_upstream_attrs": hide, "notrust_incoming_span": notrust, "report_http_request_header": false, "report_http_response_header": false});
+    let config = |enable: bool| json!({"otel": {"enable": enable, "exporter": collector.clone(), "flags": flags(true, false), "resource": {"a": "alb"}}});
+    let own = |otel: Value| json!({"alb.ingress.cpaas.io/otel": otel.to_string()});
+    let (enable, trust) = (nginx("enable-opentelemetry"), nginx("opentelemetry-trust-incoming-span"));
+    // Config of the ALB2, annotations -> trusts, hides, attribute of the resource.
+    #[rustfmt::skip]
+    let cases = [
+        (config(false), json!({}), None),
+        (config(true), json!({}), Some((true, true, "alb"))),
+        (config(true), json!({enable.clone(): "false"}), None),
+        (config(false), json!({enable.clone(): "true"}), Some((true, true, "alb"))),
+        (config(false), json!({trust.clone(): "false"}), Some((false, true, "alb"))),
+        (config(true), json!({trust.clone(): "false", enable.clone(): "false"}), None),
+        (config(true), own(json!({"enable": true, "resource": {"a": "own"}})), Some((true, true, "own"))),
+        (config(true), own(json!({"enable": true, "flags": flags(false, true)})), Some((false, false, "alb"))),
+        // It counts where it enables, and then alone.
+        (config(true), own(json!({"enable": false, "resource": {"a": "own"}})), Some((true, true, "alb"))),
+        (json!({}), json!({"alb.ingress.cpaas.io/otel": json!({"enable": true, "exporter": collector.clone(), "resource": {"a": "own"}}).to_string(), enable.clone(): "false"}), Some((true, false, "own"))),
+    ];
+    for (config, annotations, expected) in cases {
+        let rule = annotated_at(80, config.clone(), "a.example", annotations.clone());
+        let found = rule
+            .trace
+            .as_ref()
+            .map(|trace| (trace.trust_incoming, trace.hide_upstream, trace.exporter.resource["a"].to_string()));
+        let expected = expected.map(|(trusts, hides, a)| (trusts, hides, a.to_owned()));
+        assert_eq!(found, expected, "{config} {annotations}");
+    }
+    let ingress = annotated(web(vec![at("a.example", "/", "Prefix")]), json!({enable: "true"}));
+    let told = told(&embedded(shop([alb(json!({})), ingress])));
+    assert!(told.iter().any(|told| told.contains("there is no collector")), "{told:?}");
 }

@@ -115,6 +115,19 @@ impl Projects {
         }
     }
 
+    /// Those that are served by both.
+    #[must_use]
+    pub fn common(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::All, other) | (other, Self::All) => other,
+            (Self::None, _) | (_, Self::None) => Self::None,
+            (Self::Only(mut names), Self::Only(others)) => {
+                names.retain(|name| others.contains(name));
+                if names.is_empty() { Self::None } else { Self::Only(names) }
+            }
+        }
+    }
+
     /// Whether Ingresses of a namespace of this project are served; `None`: of no project.
     pub fn admits(&self, project: Option<&str>) -> bool {
         match self {
@@ -139,6 +152,12 @@ impl EffectiveAlb {
     /// Threads that serve: the limit of CPU in whole cores, at least one, at most `worker_limit`.
     pub fn workers(&self) -> u64 {
         self.resources.limits.cpu.ceil().max(1).min(u64::from(self.worker_limit.max(1)))
+    }
+
+    /// Projects that `portProjects` gives a port to, in the order written.
+    pub fn projects_of_port(&self, port: u16) -> impl Iterator<Item = &str> {
+        let ranges = self.port_projects.iter().flatten().filter(move |range| range.port.contains(port));
+        ranges.flat_map(|range| range.projects.iter().map(String::as_str))
     }
 }
 

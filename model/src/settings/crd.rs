@@ -75,6 +75,9 @@ fn details() -> Details {
         ("spec.upstream.tls.ca", json!({"pattern": REFERENCE, "maxLength": 317})),
         ("spec.upstream.tls.serverName", json!({"maxLength": 253})),
         ("spec.faults.traceClients", json!({"maxItems": 4096})),
+        ("spec.compression.level", json!({"minimum": 1, "maximum": 9})),
+        ("spec.compression.types", json!({"maxItems": 64})),
+        ("spec.compression.types[]", json!({"minLength": 3, "maxLength": 255})),
         ("spec.tls.defaultCertificate", json!({"pattern": REFERENCE, "maxLength": 317})),
     ]
 }

@@ -211,13 +211,13 @@ impl State {
         if translation.environment_changed {
             touched.extend(self.observed.keys().filter(|key| key.kind == Kind::Ingress).cloned());
         }
+        touched.extend(self.translator.moved().cloned().map(|id| ObjectKey { kind: Kind::Ingress, id }));
         self.tell_addresses(&touched).await;
         for key in touched {
             let observed = self.observed.get(&key).cloned();
             match key.kind {
                 Kind::Ingress => {
-                    let served = self.translator.served(&key.id);
-                    let served = served.map(|served| ServedAs { taken_over: served == Served::TakenOver });
+                    let served = self.served(&key.id);
                     self.writer.tell(StatusEvent::Ingress { id: key.id, served, observed }).await;
                 }
                 Kind::GatewaySettings => self.writer.tell(StatusEvent::Settings { id: key.id, observed }).await,
@@ -233,6 +233,15 @@ impl State {
             self.first.send_replace(true);
             self.writer.tell(StatusEvent::Synced).await;
         }
+    }
+
+    fn served(&self, id: &NamespacedName) -> Option<ServedAs> {
+        if let Some(served) = self.translator.served(id) {
+            return Some(ServedAs { taken_over: served == Served::TakenOver, at: None });
+        }
+        let served = self.translator.served_by_albs(id)?;
+        // Without a class others may serve it as well.
+        Some(ServedAs { taken_over: !served.names_class, at: Some(served.at) })
     }
 
     /// Tells where clients reach the gateways, if that changed.

@@ -10,6 +10,7 @@ use headwater_model::gateway::{Action, Forward, HeaderEdits, RouteTimeouts, Upst
 use crate::accept::Accepted;
 use crate::affinity::{self, Choice};
 use crate::buffer::Buffer;
+use crate::compress::Compressed;
 use crate::fault::{Fault, Reason, RetryAdvice};
 use crate::mark::{Marks, Trace};
 use crate::message::{BodySize, Request, RequestBody, ResponseSink, is_idempotent};
@@ -189,6 +190,7 @@ async fn forward<R: Request, B: RequestBody, S: ResponseSink>(
     record: &mut Record<'_>,
 ) -> Result<(), Fault> {
     let worker = &accepted.worker;
+    let sink = &mut Compressed::new(sink, accepted.settings().compression.as_deref(), request);
     if let Some(trace) = &plan.rule.trace {
         let random = [(); 3].map(|()| worker.random());
         plan.begun.get_or_init(|| worker.tracer.begin(trace, request, random));
@@ -213,6 +215,7 @@ async fn forward<R: Request, B: RequestBody, S: ResponseSink>(
         record.ended = Some(ended);
         let fault = match result {
             Ok(()) => {
+                record.sent_bytes = sink.sent().unwrap_or(record.sent_bytes);
                 lease.succeeded(record.first_byte.unwrap_or_default(), ended);
                 return Ok(());
             }

@@ -10,6 +10,7 @@ mod apply;
 mod auth;
 mod buffer;
 mod clients;
+mod compress;
 mod cork;
 mod cors;
 mod dns;

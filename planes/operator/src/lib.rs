@@ -8,6 +8,7 @@
 //! The gateways themselves read Frontends and Rules; nothing of them passes through here but their ports, which a Service
 //! of type LoadBalancer has to list. An ALB2 that cannot be read keeps what it has.
 
+mod labels;
 mod objects;
 mod run;
 mod state;

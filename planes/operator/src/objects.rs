@@ -154,6 +154,13 @@ impl Plan<'_> {
         self.effective.network_mode == NetworkMode::Host
     }
 
+    /// `goMonitorPort`, or the one behind the metrics port: another on each ALB2 that may meet this one on a node.
+    fn admin_port(&self) -> u16 {
+        let metrics = self.effective.metrics_port;
+        let next = metrics.checked_add(1).unwrap_or(metrics - 1);
+        self.effective.go_monitor_port.filter(|port| *port != 0 && *port != metrics).unwrap_or(next)
+    }
+
     fn deployment(&self) -> Value {
         let Self { effective, installation, .. } = self;
         let grace = effective.max_term.as_secs() + LAST_SECONDS;
@@ -206,12 +213,13 @@ impl Plan<'_> {
         } else {
             json!({ "drop": ["ALL"] })
         };
-        // It authenticates nobody: on the host's network it is for the host alone.
+        // The admin port authenticates nobody: on the host's network it is for the host alone.
         let address = if self.is_on_host() { "127.0.0.1" } else { "0.0.0.0" };
-        let port = effective.metrics_port;
+        let (metrics, admin) = (effective.metrics_port, self.admin_port());
+        let everywhere = if effective.ipv6 { "[::]" } else { "0.0.0.0" };
         let probe = |path: &str, more: Value| {
             let mut probe = more;
-            probe["httpGet"] = json!({ "path": path, "port": port });
+            probe["httpGet"] = json!({ "path": path, "port": admin });
             if self.is_on_host() {
                 probe["httpGet"]["host"] = address.into();
             }
@@ -229,7 +237,8 @@ impl Plan<'_> {
                 format!("--alb={}/{}", effective.namespace, effective.name),
                 format!("--label-domain={}", installation.domain),
                 format!("--lease-namespace={}", installation.lease_namespace),
-                format!("--admin={address}:{port}"),
+                format!("--admin={address}:{admin}"),
+                format!("--alb-metrics={everywhere}:{metrics}"),
                 format!("--workers={}", effective.workers()),
                 format!("--drain={}s", effective.max_term.as_secs()),
             ],
@@ -238,7 +247,10 @@ impl Plan<'_> {
                 { "name": "POD_NAME", "valueFrom": field("metadata.name") },
                 { "name": "POD_NAMESPACE", "valueFrom": field("metadata.namespace") },
             ],
-            "ports": [{ "name": "metrics", "containerPort": port, "protocol": "TCP" }],
+            "ports": [
+                { "name": "metrics", "containerPort": metrics, "protocol": "TCP" },
+                { "name": "admin", "containerPort": admin, "protocol": "TCP" },
+            ],
             "startupProbe": probe("/healthz", json!({ "periodSeconds": 1, "failureThreshold": 60 })),
             "livenessProbe": probe("/healthz", json!({ "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3 })),
             "readinessProbe": probe("/readyz", json!({ "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2 })),
@@ -427,8 +439,11 @@ pub(crate) mod tests {
             assert_eq!(container["securityContext"]["capabilities"]["add"] == json!(["NET_BIND_SERVICE"]), on_host);
             assert_eq!(pod["securityContext"]["runAsUser"] == 0, on_host);
             assert_eq!(pod["securityContext"].get("sysctls").is_some(), !on_host);
-            let admin = if on_host { "--admin=127.0.0.1:1936" } else { "--admin=0.0.0.0:1936" };
-            assert!(container["args"].as_array().unwrap().contains(&admin.into()), "{container}");
+            let admin = if on_host { "--admin=127.0.0.1:1937" } else { "--admin=0.0.0.0:1937" };
+            for wanted in [admin, "--alb-metrics=[::]:1936"] {
+                assert!(container["args"].as_array().unwrap().contains(&wanted.into()), "{container}");
+            }
+            assert_eq!(container["readinessProbe"]["httpGet"]["port"], 1937, "not what load balancers look at");
             assert_eq!(container["readinessProbe"]["httpGet"].get("host").is_some(), on_host);
             let affinity = &pod["affinity"]["podAntiAffinity"];
             assert_eq!(affinity.get("requiredDuringSchedulingIgnoredDuringExecution").is_some(), on_host);
@@ -455,6 +470,7 @@ pub(crate) mod tests {
             (&template["spec"]["terminationGracePeriodSeconds"], json!(65)),
             (&container["image"], json!("registry.example.com/patched")),
             (&container["ports"][0]["containerPort"], json!(11_782)),
+            (&container["ports"][1]["containerPort"], json!(11_783)),
             (&container["securityContext"]["readOnlyRootFilesystem"], json!(false)),
             (
                 &container["resources"],

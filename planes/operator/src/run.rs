@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use headwater_kube_io::{
-    ApiError, ApiServer, ApiServerSource, Batch, FleetChange, FleetWatch, GatewayLease, Leadership, ManagedKey,
-    ManagedKind, Selection, WriteGuard,
+    ApiError, ApiServer, ApiServerSource, Batch, EventNote, FleetChange, FleetWatch, GatewayLease, Leadership,
+    ManagedKey, ManagedKind, Selection, WriteGuard,
 };
 use headwater_model::alb::{Alb2, Frontend};
 use headwater_model::cluster::{Change, Object};
@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
+use crate::labels::{self, Labels};
 use crate::objects::{ALB, Installation, MANAGED_BY, balancer_name, desired};
 use crate::state::{Seen, status, without_times};
 
@@ -29,6 +30,9 @@ const LOOK_AT_ALL: Duration = Duration::from_secs(30);
 /// After which everything is applied again, and what nobody wants is looked for: somebody may have changed it.
 const APPLY_AGAIN: Duration = Duration::from_secs(300);
 
+/// `action` of Events.
+const ACTION: &str = "Operate";
+
 /// A running operator; it ends when dropped.
 pub struct Operator {
     stop: Option<oneshot::Sender<()>>,
@@ -38,18 +42,20 @@ pub struct Operator {
 impl Operator {
     /// Follows ALB2s and Frontends of these namespaces (none: of all), and acts while it leads.
     ///
-    /// `fleet` follows the Leases of gateways.
+    /// `fleet` follows the Leases of gateways; `instance` names this process in Events.
     pub fn start(
         server: &ApiServer,
         namespaces: Vec<String>,
         leadership: &Leadership,
         fleet: FleetWatch,
+        instance: &str,
         installation: Installation,
     ) -> Self {
         let selection = Selection { kinds: vec![Kind::Alb2, Kind::Frontend], namespaces, ..Selection::default() };
         let state = State {
             server: server.clone(),
             guard: leadership.guard(),
+            instance: instance.to_owned(),
             installation,
             albs: BTreeMap::new(),
             frontends: BTreeMap::new(),
@@ -84,6 +90,8 @@ impl Drop for Operator {
 struct Made {
     /// What was applied last.
     objects: BTreeMap<ManagedKey, Value>,
+    /// Labels that were applied last, to it and to its Frontends.
+    labels: BTreeMap<ObjectKey, Labels>,
     /// The status that was written last.
     status: Value,
     /// Of its Frontends, those that were written last.
@@ -103,6 +111,7 @@ struct Reported {
 struct State {
     server: ApiServer,
     guard: WriteGuard,
+    instance: String,
     installation: Installation,
     albs: BTreeMap<NamespacedName, Arc<Alb2>>,
     frontends: BTreeMap<NamespacedName, Arc<Frontend>>,
@@ -265,13 +274,27 @@ impl State {
             name: key.id.name.to_string(),
         };
         let is_new = made.objects.is_empty();
+        seen.deployment = self.server.managed_object(&deployment).await?;
         for (object, body) in &wanted {
-            let is_gone = object == &deployment && !is_new && self.server.managed_object(object).await?.is_none();
-            if made.objects.get(object) == Some(body) && !is_gone {
+            let is_deployment = object == &deployment;
+            if made.objects.get(object) == Some(body) && !(is_deployment && seen.deployment.is_none()) {
                 continue;
             }
-            match self.apply(&key.id, object, body).await {
-                Ok(()) => drop(made.objects.insert(object.clone(), body.clone())),
+            let there = match is_deployment {
+                true => Ok(seen.deployment.clone()),
+                false => self.server.managed_object(object).await,
+            };
+            let applied = match there {
+                Ok(there) => self.apply(&key.id, object, body, there).await,
+                Err(error) => Err(error),
+            };
+            match applied {
+                Ok(now) => {
+                    if is_deployment {
+                        seen.deployment = Some(now);
+                    }
+                    made.objects.insert(object.clone(), body.clone());
+                }
                 Err(error @ ApiError::Unavailable { .. }) => return Err(error),
                 // Worth telling whom it concerns; all else still counts.
                 Err(error) => seen.problems.push(error.to_string()),
@@ -288,18 +311,56 @@ impl State {
         if is_new {
             self.delete_unwanted(&key.id, &wanted).await?;
         }
-        seen.deployment = self.server.managed_object(&deployment).await?;
         let balancer = ManagedKey { kind: ManagedKind::Service, name: balancer_name(&key.id.name), ..deployment };
         if wanted.contains_key(&balancer) {
             seen.balancer = self.server.managed_object(&balancer).await?;
         }
-        self.tell(alb, &seen, &frontends, made).await
+        self.label(alb, &uid, &frontends, made).await?;
+        self.tell(alb, &uid, &seen, &frontends, made).await
     }
 
-    /// Applies one object, unless somebody else made it.
-    async fn apply(&self, alb: &NamespacedName, object: &ManagedKey, body: &Value) -> Result<(), ApiError> {
+    /// Labels the ALB2 and its Frontends with their projects.
+    async fn label(
+        &self,
+        alb: &Alb2,
+        uid: &str,
+        frontends: &[&Arc<Frontend>],
+        made: &mut Made,
+    ) -> Result<(), ApiError> {
+        let (effective, domain) = (alb.effective(), &self.installation.domain);
+        let own = (alb.key(), &alb.metadata.labels, labels::of_alb(&effective, domain));
+        let theirs = frontends.iter().map(|frontend| {
+            let wanted = labels::of_frontend(&effective, frontend, domain);
+            (frontend.key(), &frontend.metadata.labels, wanted)
+        });
+        for (key, there, wanted) in std::iter::once(own).chain(theirs) {
+            // Where there are none, none of ours can be left.
+            let unknown = made.labels.get(&key) != Some(&wanted);
+            if !unknown || (wanted.is_empty() && !labels::name_projects(there, domain)) {
+                continue;
+            }
+            let found = if key.kind == Kind::Alb2 { Some(uid.to_owned()) } else { self.server.uid(&key).await? };
+            let Some(found) = found else { continue };
+            match self.server.apply_labels(&key, &found, &wanted).await {
+                Ok(()) => drop(made.labels.insert(key, wanted)),
+                Err(error @ ApiError::Unavailable { .. }) => return Err(error),
+                // They serve whoever looks for them; nothing depends on them.
+                Err(error) => tracing::warn!(%error, "projects are not told by labels"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies one object, unless somebody else made the one that is `there`; returns it as it is then.
+    async fn apply(
+        &self,
+        alb: &NamespacedName,
+        object: &ManagedKey,
+        body: &Value,
+        there: Option<Value>,
+    ) -> Result<Value, ApiError> {
         let annotation = format!("/metadata/annotations/{}", ALB.replace('/', "~1"));
-        if let Some(there) = self.server.managed_object(object).await?
+        if let Some(there) = there
             && there.pointer(&annotation).and_then(Value::as_str) != Some(&*alb.to_string())
         {
             let what = object.to_string();
@@ -308,9 +369,9 @@ impl State {
                 held_by: "somebody who made it before; delete or rename it".to_owned(),
             });
         }
-        self.server.apply_object(object, body.clone()).await?;
+        let now = self.server.apply_object(object, body.clone()).await?;
         tracing::info!(%alb, %object, "applied");
-        Ok(())
+        Ok(now)
     }
 
     /// Deletes what was made for the ALB2 once and is not wanted any more.
@@ -397,6 +458,7 @@ impl State {
     async fn tell(
         &self,
         alb: &Alb2,
+        uid: &str,
         seen: &Seen,
         frontends: &[&Arc<Frontend>],
         made: &mut Made,
@@ -407,6 +469,9 @@ impl State {
         if without_times(&status) != without_times(&made.status) {
             tracing::info!(alb = %alb.key().id, state = %status["state"], reason = %status["reason"], "the ALB2's state");
             self.server.apply_status(&alb.key(), status.clone(), true).await?;
+            if let Some(note) = news(alb.key(), uid, &made.status, &status) {
+                self.record(&note, !made.status.is_null()).await;
+            }
             made.status = status;
         }
         made.settled = made.status["state"] == "Running";
@@ -428,9 +493,79 @@ impl State {
             let old = made.instances.get(&key.id);
             if old.is_none_or(|old| without_times(old) != without_times(&status)) {
                 self.server.apply_status(&key, status.clone(), true).await?;
+                if let Some(words) = self.conflict_of(&key) {
+                    let uid = self.server.uid(&key).await?.map(Arc::from);
+                    let (reason, note) =
+                        ("PortConflict".to_owned(), format!("port {} is not served: {words}", frontend.spec.port));
+                    let about = key.clone();
+                    self.record(&EventNote { about, uid, warning: true, reason, action: ACTION, note }, false).await;
+                }
                 made.instances.insert(key.id, status);
             }
         }
         Ok(())
+    }
+
+    /// Why a gateway does not have the port of a Frontend; `None`: each has.
+    fn conflict_of(&self, key: &ObjectKey) -> Option<String> {
+        self.alive().find_map(|(pod, reported)| {
+            let mut own = reported.report.listeners.iter().filter(|listener| listener.origin.key == *key);
+            let error = own.find_map(|listener| listener.error.as_ref())?;
+            Some(format!("{error} ({pod})"))
+        })
+    }
+
+    /// Writes an Event; one that cannot be written is not worth stopping for: the status says the same.
+    async fn record(&self, note: &EventNote, again: bool) {
+        if let Err(error) = self.server.record_event(note, &self.instance, again).await {
+            tracing::warn!(object = %note.about, %error, "cannot write an Event");
+        }
+    }
+}
+
+/// What an Event says of a change of the state: that all is there, or why not. What is under way is not worth one.
+fn news(about: ObjectKey, uid: &str, before: &Value, now: &Value) -> Option<EventNote> {
+    let words = |status: &Value| (status["state"].clone(), status["reason"].clone());
+    if words(before) == words(now) {
+        return None;
+    }
+    let (warning, note) = match now["state"].as_str()? {
+        "Running" => (false, "pods, ports and addresses are there".to_owned()),
+        "Warning" => (true, now["reason"].as_str().unwrap_or_default().to_owned()),
+        _ => return None,
+    };
+    let reason = if warning { "NotAllServed" } else { "Running" }.to_owned();
+    Some(EventNote { about, uid: Some(uid.into()), warning, reason, action: ACTION, note })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_tells_what_is_there_and_what_is_wrong_and_each_once() {
+        let status = |state: &str, reason: &str| json!({ "state": state, "reason": reason });
+        let told = |before: Value, now: Value| {
+            let key = ObjectKey::new(Kind::Alb2, "a", "b");
+            news(key, "uid", &before, &now).map(|note| (note.warning, note.reason, note.note))
+        };
+        let running = || Some((false, "Running".to_owned(), "pods, ports and addresses are there".to_owned()));
+        let wrong = |why: &str| Some((true, "NotAllServed".to_owned(), why.to_owned()));
+        for (before, now, expected) in [
+            (Value::Null, status("Pending", "wait workload creating"), None),
+            (status("Pending", ""), status("Progressing", "wait lb svc ready"), None),
+            (status("Progressing", "wait lb svc ready"), status("Running", ""), running()),
+            (Value::Null, status("Running", ""), running()),
+            (status("Running", ""), status("Running", ""), None),
+            (
+                status("Running", ""),
+                status("Warning", "port tcp-80 is not served: x"),
+                wrong("port tcp-80 is not served: x"),
+            ),
+            (status("Warning", "x"), status("Warning", "x"), None),
+            (status("Warning", "x"), status("Warning", "y"), wrong("y")),
+        ] {
+            assert_eq!(told(before.clone(), now.clone()), expected, "{before} {now}");
+        }
     }
 }

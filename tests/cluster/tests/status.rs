@@ -328,7 +328,7 @@ async fn controller(
     let writer = StatusWriter::start(server.clone(), &leadership, name, None);
     for n in 0..count {
         let id = NamespacedName::new(namespace, format!("web-{n}"));
-        let served = Some(ServedAs { taken_over: false });
+        let served = Some(ServedAs::default());
         writer.tell(StatusEvent::Ingress { id, served, observed: Some(Observed::default()) }).await;
     }
     writer.tell(StatusEvent::Published(vec![parse_address("192.0.2.1").unwrap()])).await;
@@ -366,7 +366,7 @@ async fn of_two_controllers_one_writes_and_the_other_follows_when_it_is_killed()
             ..Observed::default()
         };
         let id = NamespacedName::new(&*namespace, format!("web-{n}"));
-        let served = Some(ServedAs { taken_over: false });
+        let served = Some(ServedAs::default());
         second.1.tell(StatusEvent::Ingress { id, served, observed: Some(observed) }).await;
     }
     drop(first);

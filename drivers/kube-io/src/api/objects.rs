@@ -90,10 +90,11 @@ impl fmt::Display for ManagedKey {
 impl ApiServer {
     /// Makes the object what `body` says, as far as our field manager is concerned: fields that we gave before and that
     /// are not in it go, unless somebody else keeps them. `apiVersion`, `kind` and the name are added.
+    /// Returns it as it is then, status included.
     ///
     /// # Errors
     /// [`ApiError::Forbidden`], [`ApiError::Refused`], [`ApiError::Unavailable`].
-    pub async fn apply_object(&self, key: &ManagedKey, mut body: Value) -> Result<(), ApiError> {
+    pub async fn apply_object(&self, key: &ManagedKey, mut body: Value) -> Result<Value, ApiError> {
         body["apiVersion"] = key.kind.api_version().into();
         body["kind"] = key.kind.as_str().into();
         body["metadata"]["name"] = key.name.as_str().into();
@@ -102,9 +103,10 @@ impl ApiServer {
         }
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let request = self.managed(key.kind, &key.namespace);
-        within(|| key.to_string(), REQUEST_LIMIT, request.patch(&key.name, &parameters, &Patch::Apply(&body)))
-            .await
-            .map(drop)
+        let patch = Patch::Apply(&body);
+        let applied = request.patch(&key.name, &parameters, &patch);
+        let object = within(|| key.to_string(), REQUEST_LIMIT, applied).await?;
+        Ok(as_json(object))
     }
 
     /// The object as it is, status included; `None`: there is none.
@@ -114,7 +116,7 @@ impl ApiServer {
     pub async fn managed_object(&self, key: &ManagedKey) -> Result<Option<Value>, ApiError> {
         let api = self.managed(key.kind, &key.namespace);
         let object = within(|| key.to_string(), REQUEST_LIMIT, api.get_opt(&key.name)).await?;
-        Ok(object.map(|object| serde_json::to_value(object).expect("it came as JSON")))
+        Ok(object.map(as_json))
     }
 
     /// Whether an object that Headwater reads exists. Without its kind it does not.
@@ -180,4 +182,8 @@ impl ApiServer {
             false => Api::all_with(self.client.clone(), &resource),
         }
     }
+}
+
+fn as_json(object: DynamicObject) -> Value {
+    serde_json::to_value(object).expect("it came as JSON")
 }

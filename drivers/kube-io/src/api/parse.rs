@@ -1,6 +1,7 @@
 //! JSON of an API server -> objects, slim; what is wrong with those that are none.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -188,6 +189,15 @@ struct LoadBalancer<'a> {
 struct LoadBalancerIngress<'a> {
     ip: Option<Cow<'a, str>>,
     hostname: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    ports: Option<Vec<PortStatus<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct PortStatus<'a> {
+    port: u16,
+    #[serde(borrow)]
+    protocol: Option<Cow<'a, str>>,
 }
 
 /// Whatever of it does not parse is left out: it is not the user's to mend.
@@ -195,12 +205,20 @@ fn observed(metadata: &Meta<'_>, status: Option<&RawValue>) -> Observed {
     let managers: Vec<ManagedFields<'_>> =
         metadata.managed_fields.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
     let status: Status<'_> = status.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-    let addresses = status.load_balancer.and_then(|balancer| balancer.ingress).unwrap_or_default();
+    let entries = status.load_balancer.and_then(|balancer| balancer.ingress).unwrap_or_default();
+    let (mut addresses, mut ports) = (Vec::new(), BTreeMap::new());
+    for (address, of_it) in entries.into_iter().filter_map(published_address) {
+        if !of_it.is_empty() {
+            ports.insert(address.clone(), of_it);
+        }
+        addresses.push(address);
+    }
     let conditions = status.conditions.unwrap_or_default();
     Observed {
         uid: metadata.uid.as_deref().unwrap_or_default().into(),
         generation: metadata.generation.unwrap_or_default(),
-        addresses: addresses.into_iter().filter_map(published_address).collect(),
+        addresses,
+        ports,
         conditions: conditions
             .into_iter()
             .filter_map(|raw| serde_json::from_str::<Condition>(raw.get()).ok())
@@ -211,12 +229,16 @@ fn observed(metadata: &Meta<'_>, status: Option<&RawValue>) -> Observed {
     }
 }
 
-fn published_address(entry: LoadBalancerIngress<'_>) -> Option<PublishedAddress> {
-    match (filled(entry.ip), filled(entry.hostname)) {
+/// An address, and the TCP ports that stand beside it.
+fn published_address(entry: LoadBalancerIngress<'_>) -> Option<(PublishedAddress, BTreeSet<u16>)> {
+    let address = match (filled(entry.ip), filled(entry.hostname)) {
         (Some(ip), _) => ip.parse::<IpAddr>().ok().map(PublishedAddress::Ip),
         (None, Some(name)) => Some(PublishedAddress::Hostname(name.into_owned())),
         (None, None) => None,
-    }
+    }?;
+    let is_tcp = |port: &PortStatus<'_>| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+    let ports = entry.ports.unwrap_or_default().into_iter().filter(is_tcp).map(|port| port.port).collect();
+    Some((address, ports))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! Kubernetes: Server-Side Apply (KEP-555).
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -48,6 +49,32 @@ impl ApiServer {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &key.id.namespace, &resource);
         let parameters = PatchParams { force, ..PatchParams::apply(FIELD_MANAGER) };
         within(what, REQUEST_LIMIT, api.patch_status(&key.id.name, &parameters, &Patch::Apply(&body))).await.map(drop)
+    }
+
+    /// Makes these the labels that our field manager gives an object of somebody else; those that we gave before and that
+    /// are not among them go.
+    ///
+    /// `uid` is the object's: where it is gone it is not made anew.
+    ///
+    /// # Errors
+    /// [`ApiError::Conflict`] where another object has its name, [`ApiError::Forbidden`], [`ApiError::Refused`],
+    /// [`ApiError::Unavailable`].
+    pub async fn apply_labels(
+        &self,
+        key: &ObjectKey,
+        uid: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<(), ApiError> {
+        let resource = resource_to_read(key.kind);
+        let body = json!({
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": { "name": &*key.id.name, "namespace": &*key.id.namespace, "uid": uid, "labels": labels },
+        });
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &key.id.namespace, &resource);
+        let (parameters, patch) = (PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(&body));
+        let what = || format!("labels of {key}");
+        within(what, REQUEST_LIMIT, api.patch(&key.id.name, &parameters, &patch)).await.map(drop)
     }
 
     /// The objects of a kind in whose status our field manager owns something.

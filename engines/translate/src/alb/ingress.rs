@@ -1,20 +1,22 @@
 //! Ingresses of an ALB2's class -> rules of the ports that they need.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use headwater_model::alb::alb2::SslStrategy;
 use headwater_model::alb::effective::EffectiveAlb;
-use headwater_model::alb::inherit::Levels;
+use headwater_model::alb::inherit::{EffectiveOtel, Levels};
 use headwater_model::alb::{Domain, Frontend};
-use headwater_model::finding::Finding;
+use headwater_model::finding::{Finding, Severity};
 use headwater_model::gateway::{
-    Action, Auth, Backend, Balance, Filters, Forward, HostPattern, PathMatch, PathRewrite, Precedence, Redirect, Refuse,
+    Action, Auth, Backend, Balance, Filters, Forward, HostPattern, PathMatch, PathRewrite, Precedence, Redirect,
+    Refuse, Trace,
 };
 use headwater_model::object::{HttpIngressPath, Ingress, IngressBackend};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 use serde_json::json;
 
-use super::rule::{Doing, Entry, Made, Part, Port, path_rewrite, timeouts};
+use super::rule::{Doing, Entry, Made, Part, Port, path_rewrite, timeouts, traced};
 use super::{DEFAULT_PRIORITY, compile, cover, every_request, ingress_terms, of_default_backend, precedence};
 use crate::annotations::{Annotated, Annotations, BackendProtocol, UNAVAILABLE_GUARD, parse_bool};
 use crate::auth::{self, INVALID_AUTH, Sources};
@@ -262,12 +264,45 @@ impl Part<'_, '_> {
         };
         let action = self.forward_path(annotations, &path.backend, times, &format!("{field}.backend"));
         let forwards = matches!(action, Action::Forward(_));
-        let trace = port.trace.0.clone().filter(|_| forwards);
+        let trace = self.trace_of_path(annotations, &levels).filter(|_| forwards);
         let auth = match (auth, annotations.access.clone()) {
             (auth, None) => auth,
             (auth, access) => Some(Auth { access, ..auth.unwrap_or_default() }),
         };
         Doing { filters, auth: auth.filter(|_| forwards), trace, action }
+    }
+
+    /// How requests are traced: as Frontend and ALB2 say, field by field, below what annotations say.
+    fn trace_of_path(&mut self, annotations: &Annotations, levels: &Levels<'_>) -> Option<Arc<Trace>> {
+        let port = self.port;
+        let [alb, frontend] =
+            [levels.alb.and_then(|alb| alb.otel.as_ref()), levels.frontend.and_then(|frontend| frontend.otel.as_ref())];
+        let flags = [frontend, alb].into_iter().flatten().find_map(|otel| otel.flags).unwrap_or_default();
+        let trace = match annotations.trace.below_alb(flags) {
+            None => port.trace.0.clone(),
+            Some((own, annotation)) => {
+                let field = format!("metadata.annotations[{annotation}]");
+                let merged = EffectiveOtel::merge([alb, frontend, Some(&own)]);
+                if own.enable && merged.is_none() {
+                    let message = "there is no collector; nothing is traced";
+                    let finding = Finding::warning("MissingReference", self.key.clone(), message).at(field.clone());
+                    self.tell(
+                        finding.mend("set exporter.collector.address of otel, here, at the Frontend or the ALB2"),
+                    );
+                }
+                let (trace, doubts) = merged.map_or((None, Vec::new()), |otel| traced(&otel, port.view));
+                for doubt in doubts {
+                    let message = format!("otel.{}: {}", doubt.field, doubt.message);
+                    let severity = if doubt.fatal { Severity::Error } else { Severity::Warning };
+                    self.tell(Finding::new(severity, doubt.reason, self.key.clone(), message).at(field.clone()));
+                }
+                trace
+            }
+        };
+        match (trace, annotations.trace.span_name()) {
+            (Some(trace), Some(name)) => Some(Arc::new(Trace { span_name: Some(name.clone()), ..(*trace).clone() })),
+            (trace, _) => trace,
+        }
     }
 
     fn forward_path(

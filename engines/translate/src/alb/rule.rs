@@ -6,7 +6,7 @@ use std::sync::Arc;
 use headwater_model::alb::config::{self, BackendProtocol, ServiceGroup, Timeout, WeightedService};
 use headwater_model::alb::dslx::Term;
 use headwater_model::alb::frontend::Protocol;
-use headwater_model::alb::inherit::{Inherited, Level, Levels, frontend_redirect};
+use headwater_model::alb::inherit::{EffectiveOtel, Inherited, Level, Levels, frontend_redirect};
 use headwater_model::alb::{Domain, Frontend, Rule as Written};
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::{Finding, Severity};
@@ -74,9 +74,13 @@ pub(super) struct Port<'a> {
 
 /// How requests that meet these levels are traced.
 pub(super) fn trace_of(levels: &Levels<'_>, view: &View) -> (Option<Arc<Trace>>, Vec<TraceDoubt>) {
-    let Some(otel) = levels.otel() else { return (None, Vec::new()) };
+    levels.otel().map_or((None, Vec::new()), |otel| traced(&otel, view))
+}
+
+/// The same, of what the levels came to.
+pub(super) fn traced(otel: &EffectiveOtel, view: &View) -> (Option<Arc<Trace>>, Vec<TraceDoubt>) {
     let alb = TracedService { name: &view.effective.name, namespace: &view.effective.namespace, kind: "alb" };
-    let (trace, doubts) = trace::trace(&otel, alb);
+    let (trace, doubts) = trace::trace(otel, alb);
     (trace.map(Arc::new), doubts)
 }
 

@@ -12,6 +12,7 @@ use headwater_model::alb::{Domain, Frontend, Rule as Written};
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::{Finding, Severity};
 use headwater_model::gateway::{Certificate, Listener};
+use headwater_model::observed::PublishedAddress;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 
 use super::port::{OpenPort, Taken as TakenPlaces};
@@ -29,7 +30,7 @@ use crate::pools::PoolRegistry;
 use crate::settings::Gateway;
 use crate::tls::Certificates;
 
-use told::{absent, read_policies, standing};
+use told::{absent, no_project, read_policies, standing};
 
 mod ingresses;
 mod rules;
@@ -63,6 +64,10 @@ pub(crate) struct Albs {
     ingress_ports: BTreeMap<(NamespacedName, u16), NamespacedName>,
     /// Ingresses with a default backend, oldest first, by ALB2.
     defaults: BTreeMap<NamespacedName, BTreeSet<Age>>,
+    /// Where clients reach each ALB2.
+    published: BTreeMap<NamespacedName, BTreeSet<PublishedAddress>>,
+    /// Ingresses that are reached elsewhere than before, by the last [`Self::apply`].
+    moved: BTreeSet<NamespacedName>,
     uses: Uses,
     /// Which Secrets are named for their certificate: others may name the same for their users.
     certified: Uses,
@@ -77,6 +82,9 @@ struct Taken {
     needs: BTreeMap<NamespacedName, BTreeMap<u16, bool>>,
     /// Whether it has a default backend and nothing else.
     default: Option<Age>,
+    names_class: bool,
+    /// Those at which it is served, by ALB2.
+    ports: BTreeMap<NamespacedName, BTreeSet<u16>>,
     placed: Vec<Placed>,
 }
 
@@ -126,6 +134,8 @@ impl Albs {
             ingresses: BTreeMap::new(),
             ingress_ports: BTreeMap::new(),
             defaults: BTreeMap::new(),
+            published: BTreeMap::new(),
+            moved: BTreeSet::new(),
             uses: Uses::default(),
             certified: Uses::default(),
             certificates: Certificates::new(),
@@ -172,6 +182,7 @@ impl Albs {
         if tools.options.albs == AlbScope::None {
             return;
         }
+        self.moved.clear();
         read_policies(tools, changes);
         let mut dirty = self.dirty(tools.cluster, changes);
         if classes_changed {
@@ -240,6 +251,7 @@ impl Albs {
             let view =
                 object.and_then(|object| View::read(object, tools.cluster, tools.options, &self.domain, &mut findings));
             tools.findings.set(Source::Alb(id.clone()), findings);
+            self.publish_addresses(id, view.as_ref().and(object));
             match (&view, self.views.get(id)) {
                 (Some(new), Some(old)) if *new == **old => continue,
                 (Some(_), Some(_)) => {}
@@ -331,6 +343,9 @@ impl Albs {
         if let Some(view) = view.filter(|view| frontends.is_empty() && view.effective.serves_rules) {
             let message = format!("no Frontend has the label {}: {}", self.domain.name_label(), alb.name);
             above.insert(Finding::new(Severity::Info, "NoListener", view.object.key(), message));
+        }
+        if let Some(view) = self.views.get(alb) {
+            above.extend(no_project(view, self.census.served.get(alb)));
         }
         tools.findings.set(Source::Inherited(alb.clone()), above.into_iter().collect());
     }

@@ -8,7 +8,8 @@ use std::time::Duration;
 use headwater_model::alb::alb2::IGNORE_ANNOTATION;
 use headwater_model::alb::config::HttpKeepalive;
 use headwater_model::alb::effective::{EffectiveAlb, Projects};
-use headwater_model::alb::{Alb2, Domain};
+use headwater_model::alb::frontend::Protocol;
+use headwater_model::alb::{Alb2, Domain, Frontend};
 use headwater_model::client::ClientAddressPolicy;
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::{Finding, Severity};
@@ -34,6 +35,31 @@ pub(crate) struct Census {
     pub(crate) served: BTreeMap<NamespacedName, Projects>,
     /// GatewaySettings that they name.
     pub(crate) settings: BTreeSet<NamespacedName>,
+    /// Whether projects of one follow from its Frontends.
+    pub(crate) by_port: bool,
+}
+
+/// The projects that all ports of Ingresses belong to, where ports rather than ALB2s belong to projects.
+///
+/// A port without a Frontend belongs to nobody; a port that is switched off does not count.
+fn projects_of_ports(id: &NamespacedName, effective: &EffectiveAlb, cluster: &Cluster, domain: &Domain) -> Projects {
+    let own = |frontend: &&Arc<Frontend>| {
+        frontend.metadata.namespace == id.namespace && frontend.alb(domain) == Some(&id.name)
+    };
+    let ports = [effective.ingress_http_port, effective.ingress_https_port].into_iter().flatten();
+    let of_port = |port: u16| {
+        let there = cluster
+            .frontends
+            .values()
+            .filter(own)
+            .filter(|frontend| frontend.spec.port.get() == port && frontend.spec.protocol() != Protocol::Udp);
+        let oldest = there.min_by_key(|frontend| Age::of(&frontend.metadata));
+        oldest.map_or(Projects::None, |frontend| {
+            let labelled = domain.projects(&frontend.metadata.labels).into_iter();
+            Projects::new(&labelled.chain(effective.projects_of_port(port)).map(str::to_owned).collect::<Vec<_>>())
+        })
+    };
+    ports.map(of_port).reduce(Projects::common).unwrap_or_default()
 }
 
 impl Census {
@@ -42,8 +68,13 @@ impl Census {
         let mut census = Self::default();
         for (id, alb) in served {
             let effective = alb.effective();
-            let serves = effective.serves_ingresses && effective.serves_rules && effective.port_projects.is_none();
-            census.served.insert(id.clone(), if serves { effective.projects } else { Projects::None });
+            let projects = match effective.serves_ingresses && effective.serves_rules {
+                false => Projects::None,
+                true if effective.port_projects.is_some() => projects_of_ports(id, &effective, cluster, domain),
+                true => effective.projects,
+            };
+            census.by_port |= effective.port_projects.is_some();
+            census.served.insert(id.clone(), projects);
             census.settings.extend(settings_of(alb));
         }
         census
@@ -58,9 +89,7 @@ impl Census {
         cluster: &Cluster,
         domain: &Domain,
     ) -> impl Iterator<Item = &'a NamespacedName> + use<'a> {
-        let written = ingress.spec.ingress_class_name.as_ref();
-        let class = written.or_else(|| ingress.metadata.annotations.get(LEGACY_ANNOTATION));
-        let class = class.map(|class| class.trim().to_owned()).filter(|class| !class.is_empty());
+        let class = class_of(ingress).map(str::to_owned);
         let namespace = cluster.namespaces.get(&NamespacedName::new("", ingress.metadata.namespace.clone()));
         let project = namespace.and_then(|namespace| namespace.metadata.labels.get(&domain.project_label()).cloned());
         self.served
@@ -70,6 +99,13 @@ impl Census {
             })
             .map(|(id, _)| id)
     }
+}
+
+/// The class that an Ingress names.
+pub(super) fn class_of(ingress: &Ingress) -> Option<&str> {
+    let written = ingress.spec.ingress_class_name.as_ref();
+    let class = written.or_else(|| ingress.metadata.annotations.get(LEGACY_ANNOTATION));
+    class.map(|class| class.trim()).filter(|class| !class.is_empty())
 }
 
 fn settings_of(alb: &Alb2) -> Option<NamespacedName> {
@@ -148,10 +184,12 @@ impl View {
             }
             _ => (object.origin(), &silent),
         };
+        let effective = object.effective();
+        let mut spec = spec.clone();
+        spec.compression.enabled.get_or_insert(effective.gzip);
         let mut reads = Vec::new();
         let mut reader = Reader { options, cluster, nginx: None, findings, reads: &mut reads };
-        let (mut gateway, policy, mut connection) = reader.of_alb(origin, spec);
-        let effective = object.effective();
+        let (mut gateway, policy, mut connection) = reader.of_alb(origin, &spec);
         gateway.routes.timeouts = RouteTimeouts {
             connect: Duration::from_secs(5),
             send: Duration::from_secs(120),
@@ -168,7 +206,7 @@ impl View {
         gateway.tls.http2 = effective.http2;
         gateway.tls.default = None;
         let addresses = addresses(&effective, options, &key, findings);
-        unavailable(&effective, object, &key, findings);
+        unavailable(&effective, &key, findings);
         Some(Self {
             gateway_id: GatewayId::Alb(object.id()),
             gateway: Arc::new(gateway),
@@ -198,19 +236,12 @@ impl View {
 }
 
 /// What is asked for and not available, once for all ports.
-fn unavailable(effective: &EffectiveAlb, object: &Alb2, key: &ObjectKey, findings: &mut Vec<Finding>) {
+fn unavailable(effective: &EffectiveAlb, key: &ObjectKey, findings: &mut Vec<Finding>) {
     let mut tell = |field: &str, message: &str| {
         findings.push(Finding::warning("NotImplemented", key.clone(), message).at(field));
     };
-    let config = object.spec.config.as_ref();
-    if config.and_then(|config| config.enable_gzip).is_some_and(|gzip| gzip.0) {
-        tell("spec.config.enableGzip", "responses are not compressed; backends may do so themselves");
-    }
     if effective.gateway.is_some() {
         tell("spec.config.gateway", "the Gateway API is not served yet");
-    }
-    if effective.port_projects.is_some() {
-        tell("spec.config.enablePortProject", "ports cannot belong to projects; no Ingress is served by this ALB2");
     }
     if effective.cross_clusters {
         tell("spec.config.enableCrossClusters", "endpoints of other clusters are not looked for");

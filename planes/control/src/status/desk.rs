@@ -219,7 +219,7 @@ impl Desk {
         let key = key.clone();
         match key.kind {
             Kind::Ingress => {
-                let write = plan_ingress(entry.served, self.published.as_deref(), &entry.observed)?;
+                let write = plan_ingress(entry.served.as_ref(), self.published.as_deref(), &entry.observed)?;
                 let defended = entry.yielded.is_some() && !write.force();
                 (!defended).then(|| Write {
                     status: write.body(),

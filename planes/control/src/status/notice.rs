@@ -60,7 +60,15 @@ fn told(kind: Kind, severity: Severity) -> bool {
     severity > Severity::Info
         && matches!(
             kind,
-            Kind::Ingress | Kind::IngressClass | Kind::GatewaySettings | Kind::ConfigMap | Kind::Secret | Kind::Service
+            Kind::Ingress
+                | Kind::IngressClass
+                | Kind::GatewaySettings
+                | Kind::ConfigMap
+                | Kind::Secret
+                | Kind::Service
+                | Kind::Alb2
+                | Kind::Frontend
+                | Kind::Rule
         )
 }
 

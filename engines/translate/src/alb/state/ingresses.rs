@@ -3,17 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use headwater_model::alb::Frontend;
 use headwater_model::alb::inherit::Levels;
+use headwater_model::alb::{Alb2, Frontend};
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::Finding;
 use headwater_model::object::Ingress;
+use headwater_model::observed::PublishedAddress;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 
 use super::{Albs, Dirty, Placed, Taken, Tools, claimed};
 use crate::alb::ingress::{Source as PathsOf, implied_frontend, needs, secure_hosts};
+use crate::alb::published::{ServedByAlbs, published};
 use crate::alb::rule::{Port, trace_of};
-use crate::alb::view::View;
+use crate::alb::view::{View, class_of};
 use crate::auth::Sources;
 use crate::class::Assignment;
 use crate::conflict::Age;
@@ -70,8 +72,9 @@ impl Albs {
             let object = tools.cluster.ingresses.get(&id);
             let object = object.filter(|object| !matches!(tools.classes.assign(object), Assignment::Gateway(_)));
             let mut needed = BTreeMap::new();
-            let mut default = None;
+            let (mut default, mut names_class) = (None, false);
             if let Some(object) = object {
+                names_class = class_of(object).is_some();
                 let secure = secure_hosts(object, &self.domain);
                 for alb in self.census.takers(object, tools.cluster, &self.domain) {
                     let Some(view) = self.views.get(alb) else { continue };
@@ -107,13 +110,17 @@ impl Albs {
                 continue;
             }
             let taken = self.ingresses.entry(id).or_default();
-            (taken.needs, taken.default) = (needed, default);
+            (taken.needs, taken.default, taken.names_class) = (needed, default, names_class);
         }
     }
 
     pub(super) fn translate_ingresses(&mut self, tools: &mut Tools<'_>, dirty: &Dirty) {
         for id in &dirty.ingresses {
-            let Some(Taken { needs, default, placed: old }) = self.ingresses.remove(id) else { continue };
+            let Some(Taken { needs, default, names_class, placed: old, ports: before }) = self.ingresses.remove(id)
+            else {
+                continue;
+            };
+            let mut ports_now: BTreeMap<NamespacedName, BTreeSet<u16>> = BTreeMap::new();
             let object = tools.cluster.ingresses.get(id).filter(|_| !needs.is_empty());
             let (mut placed, mut findings, mut uses) = (Vec::new(), Vec::new(), BTreeSet::new());
             if let Some(object) = object {
@@ -148,6 +155,7 @@ impl Albs {
                         findings.extend(made.findings);
                         uses.extend(made.uses);
                         findings.extend(self.wrong_certificates(tools, &object.key(), &made.claims, "spec.tls"));
+                        ports_now.entry(alb.clone()).or_default().insert(*port);
                         placed.push(Placed { frontend, entries: made.entries, claims: made.claims });
                     }
                 }
@@ -159,10 +167,43 @@ impl Albs {
             self.uses.set(&key, uses);
             self.certified.set(&key, claimed(placed.iter().flat_map(|placed| &placed.claims)));
             self.place(tools, old, &mut placed);
+            if before != ports_now {
+                self.moved.insert(id.clone());
+            }
             if object.is_some() {
-                self.ingresses.insert(id.clone(), Taken { needs, default, placed });
+                let taken = Taken { needs, default, names_class, placed, ports: ports_now };
+                self.ingresses.insert(id.clone(), taken);
             }
         }
+    }
+
+    /// Takes in where clients reach an ALB2; `None`: it is not served.
+    pub(super) fn publish_addresses(&mut self, id: &NamespacedName, alb: Option<&Arc<Alb2>>) {
+        let addresses = alb.map(|alb| published(alb)).unwrap_or_default();
+        if self.published.get(id).is_some_and(|known| *known == addresses) {
+            return;
+        }
+        let those = self.ingresses.iter().filter(|(_, taken)| taken.ports.contains_key(id));
+        self.moved.extend(those.map(|(ingress, _)| ingress.clone()));
+        match alb {
+            Some(_) => drop(self.published.insert(id.clone(), addresses)),
+            None => drop(self.published.remove(id)),
+        }
+    }
+
+    pub(crate) fn served(&self, id: &NamespacedName) -> Option<ServedByAlbs> {
+        let taken = self.ingresses.get(id).filter(|taken| !taken.ports.is_empty())?;
+        let mut at: BTreeMap<PublishedAddress, BTreeSet<u16>> = BTreeMap::new();
+        for (alb, ports) in &taken.ports {
+            for address in self.published.get(alb).into_iter().flatten() {
+                at.entry(address.clone()).or_default().extend(ports);
+            }
+        }
+        Some(ServedByAlbs { names_class: taken.names_class, at })
+    }
+
+    pub(crate) fn moved(&self) -> impl Iterator<Item = &NamespacedName> {
+        self.moved.iter()
     }
 
     /// Whether an ALB2 takes the Ingress, if no IngressClass of ours does.

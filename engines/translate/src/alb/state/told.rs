@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use headwater_model::alb::effective::Projects;
 use headwater_model::alb::frontend::Protocol;
 use headwater_model::alb::{Domain, Frontend};
 use headwater_model::finding::{Finding, Severity};
@@ -42,6 +43,16 @@ pub(super) fn standing(
     }
     owners.insert(place, frontend.clone());
     Ok(told)
+}
+
+/// About an ALB2 whose ports belong to projects, none of them to the same one.
+pub(super) fn no_project(view: &View, projects: Option<&Projects>) -> Option<Finding> {
+    let none = view.effective.port_projects.is_some() && view.effective.serves_ingresses;
+    (none && projects == Some(&Projects::None)).then(|| {
+        let message = "no project has every port of Ingresses, so that none is served: each needs a Frontend, with a \
+                       label of the project or in a range of portProjects";
+        Finding::new(Severity::Info, "NotServed", view.object.key(), message).at("spec.config.enablePortProject")
+    })
 }
 
 /// TimeoutPolicies are for the Gateway API; Frontends and Rules have a timeout of their own.

@@ -110,7 +110,7 @@ impl Stand {
     }
 
     async fn serve(&self, name: &str, taken_over: bool, observed: Observed) {
-        let served = Some(ServedAs { taken_over });
+        let served = Some(ServedAs { taken_over, at: None });
         self.tell(StatusEvent::Ingress { id: id(name), served, observed: Some(observed) }).await;
     }
 

@@ -11,6 +11,7 @@ pub mod advertisement;
 pub mod community;
 #[cfg(test)]
 mod crd;
+pub mod judge;
 pub mod peer;
 pub mod pool;
 pub mod range;

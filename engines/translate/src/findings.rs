@@ -33,6 +33,8 @@ pub(crate) enum Source {
     IngressOfAlb(NamespacedName),
     Validity,
     Fallback,
+    /// Of MetalLB's resources.
+    Balancers,
 }
 
 #[derive(Debug, Default)]

@@ -18,6 +18,7 @@ use headwater_model::gateway::{
     Certificate, Endpoint, GatewaySnapshot, HostPattern, Listener, Pool, Protocol, RouteTable, TlsTermination,
     UpstreamTls, UpstreamVerify,
 };
+use headwater_model::metallb::judge::{is_judged, judge};
 use headwater_model::object::{Ingress, IngressBackend, IngressServiceBackend, Metadata, ServiceBackendPort};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey, Origin};
 
@@ -189,6 +190,9 @@ impl Translator {
         self.sweep_pools(cluster);
         let changed = self.publish() || first;
         self.findings.set(Source::Validity, self.expired(now));
+        if first || changes.iter().any(|key| is_judged(key.kind)) {
+            self.findings.set(Source::Balancers, judge(cluster));
+        }
         if self.references.take_secrets_changed() | self.albs.take_sources_changed() || environment_changed {
             self.collect_wanted();
         }

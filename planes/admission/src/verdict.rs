@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use headwater_model::finding::{Finding, Severity};
+use headwater_model::metallb::judge::is_judged;
 use headwater_model::origin::{Kind, ObjectKey};
 
 use crate::review::{Cause, Denial, Verdict};
@@ -54,6 +55,8 @@ pub(crate) fn weigh(finding: &Finding, stage: Stage, object: Option<&ObjectKey>)
         // Kubernetes validated its own kinds before it asked: what we cannot read of them is newer than we are.
         (Severity::Error, Stage::Reading) => match object.or(finding.object.as_ref()).map(|key| key.kind) {
             Some(Kind::GatewaySettings) => Weight::Rejects,
+            // Their definitions take any text for an address.
+            Some(kind) if is_judged(kind) => Weight::Rejects,
             _ => Weight::Warns,
         },
         (Severity::Error, Stage::Judging) => {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use headwater_model::cluster::{Change, Cluster};
 use headwater_model::finding::Finding;
+use headwater_model::metallb::judge::OVERLAP;
 use headwater_translate::Translator;
 
 /// What a change would do to findings.
@@ -28,7 +29,7 @@ pub(crate) fn what_if(cluster: &mut Cluster, translator: &mut Translator, change
     cluster.apply(&undo);
     translator.apply(cluster, std::slice::from_ref(&key), now);
     let is_own = |finding: &&Finding| finding.object.as_ref() == Some(&key);
-    let is_conflict = |finding: &&Finding| finding.reason == "Conflict" && !is_own(finding);
+    let is_conflict = |finding: &&Finding| ["Conflict", OVERLAP].contains(&finding.reason) && !is_own(finding);
     let known: HashSet<&Finding> = before.iter().filter(is_conflict).collect();
     let others = after.iter().filter(is_conflict).filter(|finding| !known.contains(finding));
     Consequences { own: after.iter().filter(is_own).cloned().collect(), others: others.cloned().collect() }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use headwater_model::alb::{Alb2, Frontend, Rule, TimeoutPolicy};
 use headwater_model::cluster::Object;
 use headwater_model::finding::{Finding, Location};
+use headwater_model::metallb::judge::is_judged;
 use headwater_model::metallb::{
     BfdProfile, BgpAdvertisement, BgpPeer, Community, ConfigurationState, IpAddressPool, L2Advertisement,
     ServiceBgpStatus, ServiceL2Status,
@@ -135,7 +136,9 @@ impl Parser {
         };
         slim(&mut object, &mut self.names);
         let metadata = object.metadata();
-        slim::metadata(metadata, self.reader, &mut self.names);
+        // Advertisements choose pools by their labels, whoever reads them.
+        let reader = if is_judged(key.kind) { Reader::LoadBalancer } else { self.reader };
+        slim::metadata(metadata, reader, &mut self.names);
         metadata.name = key.id.name.clone();
         // Of Nodes alone somebody reads whether they are about to go.
         if key.kind != Kind::Node {

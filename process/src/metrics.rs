@@ -18,13 +18,18 @@ pub use shards::{CounterShard, GaugeShard, HISTOGRAM_BUCKETS, HistogramShard};
 /// `Content-Type` of [`Registry::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All metrics of the process, under the prefix `headwater_`; cheap to clone.
+type Shared = Arc<Mutex<prometheus_client::registry::Registry>>;
+
+/// All metrics of the process, under the prefix `headwater_`, and those whose names others have chosen; cheap to clone.
 #[derive(Clone)]
-pub struct Registry(Arc<Mutex<prometheus_client::registry::Registry>>);
+pub struct Registry {
+    own: Shared,
+    foreign: Shared,
+}
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Registry").finish_non_exhaustive()
+        f.debug_struct("Registry").finish_non_exhaustive()
     }
 }
 
@@ -36,12 +41,20 @@ impl Default for Registry {
 
 impl Registry {
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(prometheus_client::registry::Registry::with_prefix("headwater"))))
+        Self {
+            own: Arc::new(Mutex::new(prometheus_client::registry::Registry::with_prefix("headwater"))),
+            ..Self::bare()
+        }
     }
 
     /// Metrics whose names others have chosen: without any prefix.
     pub fn bare() -> Self {
-        Self(Arc::new(Mutex::new(prometheus_client::registry::Registry::default())))
+        Self { own: Arc::default(), foreign: Arc::default() }
+    }
+
+    /// For metrics whose names others have chosen: they are scraped with these, without the prefix.
+    pub fn foreign(&self) -> Self {
+        Self { own: self.foreign.clone(), foreign: Arc::default() }
     }
 
     /// Counters by labels. `name` without prefix and without `_total`, which the text adds.
@@ -81,10 +94,24 @@ impl Registry {
         self.lock().register_collector(Box::new(families::AskedGauge { name, help, value }));
     }
 
+    /// Gauges by labels that somebody else keeps: what is asked for at each scrape.
+    pub fn gauges_fn(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        values: impl Fn() -> Vec<(Vec<(String, String)>, i64)> + Send + Sync + 'static,
+    ) {
+        self.lock().register_collector(Box::new(families::AskedGauges { name, help, values }));
+    }
+
     /// Everything as OpenMetrics text, which Prometheus reads.
     pub fn encode(&self) -> String {
         let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.lock()).expect("a String takes any text");
+        for part in [&self.own, &self.foreign] {
+            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            prometheus_client::encoding::text::encode_registry(&mut text, &part).expect("a String takes any text");
+        }
+        prometheus_client::encoding::text::encode_eof(&mut text).expect("a String takes any text");
         text
     }
 
@@ -108,7 +135,7 @@ impl Registry {
     }
 
     fn lock(&self) -> MutexGuard<'_, prometheus_client::registry::Registry> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
+use headwater_addresses::{AddressMetrics, Addresses, Class, Settings};
 use headwater_admission::{
     AdmissionConfig, AdmissionMetrics, AdmissionServer, Candidate, Certificate, Judge, Lives, Managed,
 };
@@ -53,6 +54,8 @@ pub(crate) struct Args {
     webhook: WebhookArgs,
     #[command(flatten)]
     operator: OperatorArgs,
+    #[command(flatten)]
+    addresses: AddressArgs,
     /// Give up every status that Headwater wrote, and exit: the last step before it is uninstalled
     #[arg(long)]
     clear_status: bool,
@@ -98,6 +101,29 @@ struct OperatorArgs {
     #[arg(long, value_name = "NAMESPACE/NAME", requires = "alb_image", value_parser = namespaced_name)]
     alb_role: Vec<NamespacedName>,
 }
+
+#[derive(clap::Args)]
+struct AddressArgs {
+    /// Give Services of type LoadBalancer addresses of IPAddressPools (metallb.io), in place of MetalLB's controller
+    #[arg(long)]
+    addresses: bool,
+    /// Give them to Services of this loadBalancerClass [default: to those without a class]
+    #[arg(long, value_name = "CLASS", requires = "addresses")]
+    lb_class: Option<String>,
+    /// Namespace of the resources of metallb.io
+    #[arg(long, value_name = "NAMESPACE", requires = "addresses", default_value = "metallb-system")]
+    metallb_namespace: String,
+}
+
+/// Kinds of metallb.io that users write.
+const BALANCER_KINDS: [Kind; 6] = [
+    Kind::IpAddressPool,
+    Kind::L2Advertisement,
+    Kind::BgpAdvertisement,
+    Kind::BgpPeer,
+    Kind::BfdProfile,
+    Kind::Community,
+];
 
 impl OperatorArgs {
     fn installation(&self, lease_namespace: &str, domain: Domain) -> Option<Installation> {
@@ -151,6 +177,20 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
     if args.services {
         selection.reader = Reader::Controller;
     }
+    if args.addresses.addresses {
+        // For the webhook and the findings; addresses are given by what reads for itself.
+        let namespace = &args.addresses.metallb_namespace;
+        selection.always.push(namespace.clone());
+        selection.within.extend(BALANCER_KINDS.map(|kind| (kind, namespace.clone())));
+    }
+    let addresses = args.addresses.addresses.then(|| {
+        let settings = Settings {
+            class: Class(args.addresses.lb_class.clone()),
+            namespace: args.addresses.metallb_namespace.clone(),
+            instance: name.clone(),
+        };
+        Addresses::start(&server, &leadership, settings, AddressMetrics::register(&registry))
+    });
     let controller = Controller::follow(&server, selection, options, publish, args.services, writer, &registry);
     let operator = args.operator.installation(&namespace, args.cluster.labels.domain()).map(|installation| {
         let fleet = server.watch_gateways(&namespace, &format!("{label}={value}"));
@@ -202,6 +242,9 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
     }
     if let Some(operator) = operator {
         operator.stop().await;
+    }
+    if let Some(addresses) = addresses {
+        addresses.stop().await;
     }
     controller.stop().await;
     leadership.release().await;

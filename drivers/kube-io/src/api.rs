@@ -1,6 +1,7 @@
 //! A Kubernetes API server: objects from it, status, events and leases to it.
 
 mod backoff;
+mod balancer;
 mod body;
 mod client;
 mod connect;

@@ -263,3 +263,26 @@ impl<F: Fn() -> i64 + Send + Sync + 'static> Collector for AskedGauge<F> {
         encoder.encode_gauge(&(self.value)())
     }
 }
+
+/// Gauges by labels that somebody else keeps.
+pub(super) struct AskedGauges<F> {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    pub(super) values: F,
+}
+
+impl<F> Debug for AskedGauges<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AskedGauges").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<F: Fn() -> Vec<(Vec<(String, String)>, i64)> + Send + Sync + 'static> Collector for AskedGauges<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut encoder = encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+        for (labels, value) in (self.values)() {
+            encoder.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+}

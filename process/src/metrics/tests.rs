@@ -117,3 +117,22 @@ fn names_of_others_are_shown_as_they_are() {
     }
     assert!(!text.contains("EOF") && !text.contains("headwater"), "{text}");
 }
+
+#[test]
+fn metrics_whose_names_others_have_chosen_keep_them_and_are_scraped_with_ours() {
+    let registry = Registry::new();
+    registry.gauge_fn("leader", "Ours", || 1);
+    let foreign = registry.foreign();
+    foreign.gauges_fn("metallb_allocator_addresses_total", "Theirs", || {
+        vec![(vec![("pool".to_owned(), "a".to_owned())], 7), (vec![("pool".to_owned(), "b".to_owned())], 9)]
+    });
+    let text = registry.encode();
+    for line in [
+        "headwater_leader 1\n",
+        "metallb_allocator_addresses_total{pool=\"a\"} 7\n",
+        "metallb_allocator_addresses_total{pool=\"b\"} 9\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    assert_eq!((text.matches("# EOF").count(), text.ends_with("# EOF\n")), (1, true), "{text}");
+}

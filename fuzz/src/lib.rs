@@ -8,6 +8,8 @@ mod path;
 
 pub use client_hello::client_hello;
 pub use headwater_admission::fuzz as admission_review;
+pub use headwater_bfd::fuzz as bfd_session;
+pub use headwater_bgp::fuzz as bgp_session;
 pub use headwater_client_address::fuzz::{proxy_header, request as forwarding_headers};
 pub use headwater_kube_io::fuzz_read as manifests;
 pub use headwater_netlink::fuzz as conntrack_decode;
@@ -23,6 +25,8 @@ pub type Target = fn(&[u8]);
 /// Every target, by the name of its binary and of its corpus.
 pub const TARGETS: &[(&str, Target)] = &[
     ("admission_review", admission_review),
+    ("bfd_session", bfd_session),
+    ("bgp_session", bgp_session),
     ("client_hello", client_hello),
     ("conntrack_decode", conntrack_decode),
     ("forwarded", forwarded),

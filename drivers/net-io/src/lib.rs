@@ -6,6 +6,8 @@ pub mod connect;
 pub mod datagram;
 pub mod limits;
 pub mod listen;
+pub mod liveness;
+pub mod peering;
 pub mod resolve;
 pub mod splice;
 pub mod tls;

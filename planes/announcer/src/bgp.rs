@@ -1,0 +1,22 @@
+//! Routes to addresses of Services, told to routers by BGP, and BFD beside it.
+//!
+//! ```text
+//!  Plan ──> Speaker ── Order ──> peer task: Session (engine) <── Io ── connection task <──> TCP
+//!                                   ^   └── bytes ────────────────────────┘
+//!                                   └── down ── watcher task: bfd::Session <── packets ── BFD ports, one of each for all
+//! ```
+//!
+//! Each peer has a task, which owns its session; each of its connections has another. What one peer does, however
+//! slowly, is nothing to the others. Channels are bounded: the engine makes no more bytes than a window, and a peer that
+//! sends faster than its messages are checked waits in the kernel.
+
+mod connection;
+mod ends;
+mod listener;
+mod metrics;
+mod peer;
+mod speaker;
+mod watcher;
+
+pub use metrics::metrics;
+pub use speaker::{Peer, PeerPlan, PeerStatus, Plan, Routes, Speaker, Watch};

@@ -1,0 +1,3 @@
+//! Addresses of Services told to the network.
+
+pub mod bgp;

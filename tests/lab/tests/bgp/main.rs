@@ -1,0 +1,11 @@
+//! BGP and BFD against routers of others: BIRD and FRR in hosts of their own.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod node;
+mod router;
+
+mod faults;
+mod guard;
+mod routes;
+mod sessions;

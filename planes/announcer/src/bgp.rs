@@ -14,9 +14,11 @@ mod connection;
 mod ends;
 mod listener;
 mod metrics;
+mod objects;
 mod peer;
 mod speaker;
 mod watcher;
 
 pub use metrics::metrics;
+pub use objects::{Offer, PeerRefusal, PrefixRefusal, peer, routes};
 pub use speaker::{Peer, PeerPlan, PeerStatus, Plan, Routes, Speaker, Watch};

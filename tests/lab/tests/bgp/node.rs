@@ -121,7 +121,8 @@ pub(crate) fn with_password(mut peer: Peer, password: &str) -> Peer {
 }
 
 pub(crate) fn watched(mut peer: Peer, echo: Option<Duration>, multihop: bool) -> Peer {
-    let minimum_ttl = if multihop { 250 } else { 255 };
+    // BIRD sends packets over several hops with the system's time to live, 64.
+    let minimum_ttl = if multihop { 60 } else { 255 };
     let profile = headwater_bfd::Profile { echo_interval: echo, minimum_ttl, ..headwater_bfd::Profile::default() };
     peer.watch = Some(Watch { profile, multihop });
     peer

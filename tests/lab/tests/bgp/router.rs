@@ -70,11 +70,15 @@ fn needs(program: &str, package: &str) -> Result<()> {
 impl Router {
     pub(crate) fn start(kind: Kind, host: &Host, neighbours: &[Neighbour]) -> Result<Self> {
         let mut router = Self { kind, host: host.clone(), directory: TempDir::new()?, processes: Vec::new() };
-        let config = match kind {
-            Kind::Bird => bird(neighbours),
-            Kind::Frr => frr(neighbours),
+        let files = match kind {
+            Kind::Bird => vec![("bird", bird(neighbours))],
+            Kind::Frr => {
+                vec![("zebra", "log stdout\n".to_owned()), ("bfdd", BFDD.to_owned()), ("bgpd", frr(neighbours))]
+            }
         };
-        std::fs::write(router.directory.path().join("config"), config)?;
+        for (name, text) in files {
+            std::fs::write(router.directory.path().join(format!("{name}.conf")), text)?;
+        }
         router.run()?;
         Ok(router)
     }
@@ -87,7 +91,7 @@ impl Router {
             Kind::Bird => {
                 needs("/usr/sbin/bird", "bird2")?;
                 let mut command = Command::new("/usr/sbin/bird");
-                command.arg("-f").arg("-c").arg(file("config")).arg("-s").arg(file("control"));
+                command.arg("-f").arg("-c").arg(file("bird.conf")).arg("-s").arg(file("control"));
                 command.arg("-P").arg(file("pid"));
                 self.processes.push(self.host.spawn_process(&command)?);
                 wait::until(PATIENCE, || self.ask("show status").is_ok())?;
@@ -100,7 +104,7 @@ impl Router {
                     let program = format!("{FRR}/{daemon}");
                     needs(&program, "frr")?;
                     let mut command = Command::new(&program);
-                    command.arg("-f").arg(file("config")).arg("-z").arg(file("zserv.api"));
+                    command.arg("-f").arg(file(&format!("{daemon}.conf"))).arg("-z").arg(file("zserv.api"));
                     command.arg("--vty_socket").arg(&directory).arg("-i").arg(file(&format!("{daemon}.pid")));
                     command.args(["-A", "127.0.0.1", "-P", "0", "--log", "stdout"]);
                     if daemon == "bfdd" {
@@ -222,10 +226,13 @@ fn bird(neighbours: &[Neighbour]) -> String {
     text
 }
 
+const BFDD: &str =
+    "log stdout\nbfd\n profile fast\n  receive-interval 300\n  transmit-interval 300\n  detect-multiplier 3\n";
+
 fn frr(neighbours: &[Neighbour]) -> String {
-    let mut text = "log stdout\nbfd\n profile fast\n  receive-interval 300\n  transmit-interval 300\n  detect-multiplier 3\n exit\nexit\n\
-        router bgp 64513\n bgp router-id 10.0.0.1\n no bgp ebgp-requires-policy\n bgp graceful-restart\n"
-        .to_owned();
+    let mut text =
+        "log stdout\nrouter bgp 64513\n bgp router-id 10.0.0.1\n no bgp ebgp-requires-policy\n bgp graceful-restart\n"
+            .to_owned();
     for neighbour in neighbours {
         let Neighbour { local, remote, remote_asn, hold, .. } = neighbour;
         writeln!(text, " neighbor {remote} remote-as {remote_asn}\n neighbor {remote} update-source {local}").unwrap();

@@ -222,11 +222,7 @@ impl Task {
     fn obey(&mut self, order: Order) {
         let changes = difference(&self.order.routes, &order.routes);
         let before = std::mem::replace(&mut self.order, order);
-        if before.peer.watch != self.order.peer.watch
-            || before.peer.session.transport != self.order.peer.session.transport
-        {
-            self.watch_peer();
-        }
+        self.follow_watch(&before.peer);
         if let Some(stop) = self.order.stop {
             self.step(Event::Stop(stop));
             return;
@@ -236,6 +232,25 @@ impl Task {
         }
         if !changes.is_empty() {
             self.step(Event::Routes(changes));
+        }
+    }
+
+    /// Other times keep a BFD session; another address, or hops in place of one, do not.
+    fn follow_watch(&mut self, before: &Peer) {
+        let now = &self.order.peer;
+        if before.watch == now.watch && before.session.transport == now.session.transport {
+            return;
+        }
+        let goes_on = match (&self.watcher, &before.watch, &now.watch) {
+            (Some(watcher), Some(old), Some(new)) => {
+                before.session.transport == now.session.transport
+                    && old.multihop == new.multihop
+                    && watcher.configure(new.profile.clone())
+            }
+            _ => false,
+        };
+        if !goes_on {
+            self.watch_peer();
         }
     }
 

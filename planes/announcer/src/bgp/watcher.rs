@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ahash::AHashMap;
-use headwater_bfd::{Control, Diagnostic, Effect, Event, Session, Status};
+use headwater_bfd::{Control, Diagnostic, Effect, Event, Profile, Session, Status};
 use headwater_bgp::Transport;
 use headwater_net_io::liveness::{Arrived, LivenessListener, sender};
 use tokio::net::UdpSocket;
@@ -31,6 +31,8 @@ type Doors = Arc<Mutex<AHashMap<Key, mpsc::Sender<Packet>>>>;
 enum Packet {
     Control(Arrived),
     Echo(Vec<u8>),
+    /// None, but how to go on.
+    Configure(Profile),
 }
 
 /// Starts watchers; clones share the ports, which are opened for the first of them.
@@ -58,6 +60,7 @@ impl Drop for Shared {
 pub(super) struct Watcher {
     key: Key,
     doors: Doors,
+    packets: mpsc::Sender<Packet>,
     down: mpsc::Receiver<Diagnostic>,
     status: watch::Receiver<Status>,
     stop: Option<oneshot::Sender<()>>,
@@ -96,7 +99,7 @@ impl Watchers {
         };
         let key = (transport.address, watch.multihop);
         let (packets, queue) = mpsc::channel(QUEUE);
-        self.0.doors.lock().unwrap_or_else(PoisonError::into_inner).insert(key, packets);
+        self.0.doors.lock().unwrap_or_else(PoisonError::into_inner).insert(key, packets.clone());
         let origin = Instant::now();
         let session = Session::new(Duration::ZERO, watch.profile, discriminator, u64::from(discriminator));
         let (tell_status, status) = watch::channel(session.status());
@@ -120,7 +123,7 @@ impl Watchers {
             status: tell_status,
         };
         let task = tokio::spawn(task.run(queue, stopped));
-        Watcher { key, doors: self.0.doors.clone(), down, status, stop: Some(stop), task }
+        Watcher { key, doors: self.0.doors.clone(), packets, down, status, stop: Some(stop), task }
     }
 }
 
@@ -137,6 +140,11 @@ impl Watcher {
         *self.status.borrow()
     }
 
+    /// Goes on with other times; false: it cannot be told now.
+    pub(super) fn configure(&self, profile: Profile) -> bool {
+        self.packets.try_send(Packet::Configure(profile)).is_ok()
+    }
+
     /// Tells the peer that it is no longer watched.
     pub(super) async fn stop(mut self) {
         if let Some(stop) = self.stop.take() {
@@ -151,8 +159,8 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another watcher of the same peer may have taken the door already.
-        if doors.get(&self.key).is_some_and(mpsc::Sender::is_closed) || self.stop.is_some() {
+        // Another watcher of the same peer may have the door already.
+        if doors.get(&self.key).is_some_and(|door| door.same_channel(&self.packets)) {
             doors.remove(&self.key);
         }
         if let Some(stop) = self.stop.take() {
@@ -238,7 +246,8 @@ impl Task {
                         Err(error) => tracing::debug!(peer = &*self.name, %error, "a BFD packet was dropped"),
                     },
                     Some(Packet::Echo(bytes)) => self.step(Event::EchoReceived(&bytes)).await,
-                    // Another watcher of this peer has the door.
+                    Some(Packet::Configure(profile)) => self.step(Event::Configure(profile)).await,
+                    // Its watcher is gone.
                     None => {
                         self.step(Event::Stop).await;
                         return;

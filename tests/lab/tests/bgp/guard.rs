@@ -8,7 +8,7 @@ use headwater_testkit::lab::{self, Host};
 use headwater_testkit::wait;
 
 use crate::node::{Node, PATIENCE, PEER, peer, route, routes, stays, watched};
-use crate::router::{KINDS, Kind, Neighbour, Router};
+use crate::router::{KINDS, Neighbour, Router};
 use crate::sessions::{neighbour, pair};
 
 const VIP: &str = "198.51.100.7/32";
@@ -64,9 +64,8 @@ fn bfd_ends_the_session_within_a_second_on_both_sides() -> Result<()> {
 }
 
 #[test]
-fn a_session_whose_bfd_is_taken_away_goes_on() -> Result<()> {
-    // BIRD ends its session, whatever the reason that BFD gives.
-    for kind in [Kind::Frr] {
+fn a_session_whose_bfd_is_taken_away_goes_on_without() -> Result<()> {
+    for kind in KINDS {
         lab::test(|lab| {
             let (node, host) = pair(lab)?;
             let router = Router::start(kind, &host, &[Neighbour { bfd: true, ..neighbour() }])?;
@@ -75,12 +74,43 @@ fn a_session_whose_bfd_is_taken_away_goes_on() -> Result<()> {
             node.announce(routes(&[VIP], &route()));
             router.wait_for(VIP)?;
             wait::until(PATIENCE, || bfd_is(&node, headwater_bfd::State::Up))?;
-            let since = node.status(PEER).since;
             node.peer(PEER, peer("10.0.0.1"));
-            wait::until(PATIENCE, || node.status(PEER).bfd.is_none())?;
+            // Both routers end their session once, though BFD says that nothing is wrong.
+            wait::until(PATIENCE, || node.status(PEER).session.state != State::Established)?;
+            node.wait_for(PEER, State::Established)?;
+            router.wait_for(VIP)?;
+            ensure!(node.status(PEER).bfd.is_none());
+            let since = node.status(PEER).since;
             // Longer than silence would be borne.
-            stays(Duration::from_secs(2), || node.status(PEER).since == since && router.route(VIP).is_some())
+            stays(Duration::from_secs(2), || node.status(PEER).since == since)
                 .with_context(|| format!("{kind:?}: {:?}", node.status(PEER)))
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn another_profile_keeps_the_sessions() -> Result<()> {
+    for kind in KINDS {
+        lab::test(|lab| {
+            let (node, host) = pair(lab)?;
+            let router = Router::start(kind, &host, &[Neighbour { bfd: true, ..neighbour() }])?;
+            let mut node = Node::start(&node, None);
+            let mut peer = watched(peer("10.0.0.1"), None, false);
+            node.peer(PEER, peer.clone());
+            node.announce(routes(&[VIP], &route()));
+            router.wait_for(VIP)?;
+            wait::until(PATIENCE, || bfd_is(&node, headwater_bfd::State::Up))?;
+            let since = node.status(PEER).since;
+            let slow = Duration::from_millis(500);
+            peer.watch.as_mut().context("a watch")?.profile.receive_interval = slow;
+            node.peer(PEER, peer);
+            wait::until(PATIENCE, || node.status(PEER).bfd.is_some_and(|bfd| bfd.detection == 3 * slow))
+                .with_context(|| format!("{kind:?}: {:?}", node.status(PEER)))?;
+            let status = node.status(PEER);
+            ensure!(status.since == since, "{kind:?}: {status:?}");
+            ensure!(status.bfd.is_some_and(|bfd| bfd.counters.down == 0), "{kind:?}: {status:?}");
+            Ok(())
         })?;
     }
     Ok(())

@@ -14,8 +14,8 @@ use headwater_testkit::lab::Host;
 use headwater_testkit::wait;
 use tokio::runtime::Runtime;
 
-/// Routers answer within seconds; machines that build other things meanwhile take longer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Routers answer within seconds, but FRR may take a minute before it speaks again to a peer that BFD lost.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) const PEER: &str = "router";
 

@@ -155,7 +155,8 @@ pub struct Offer {
 /// Routes of all offers to a peer: those of one prefix share their communities, and must agree on the local preference.
 /// What stays the same is the same `Arc` as in `before`.
 pub fn routes(offers: impl IntoIterator<Item = Offer>, before: &Arc<Routes>) -> (Arc<Routes>, Vec<PrefixRefusal>) {
-    let mut merged: BTreeMap<IpNet, Result<(Option<u32>, Vec<CommunityValue>), PrefixRefusal>> = BTreeMap::new();
+    type Merged = Result<(Option<u32>, Vec<CommunityValue>), PrefixRefusal>;
+    let mut merged: BTreeMap<IpNet, Merged> = BTreeMap::new();
     for Offer { prefix, local_preference, communities } in offers {
         let entry = merged.entry(prefix.trunc()).or_insert_with(|| Ok((local_preference, Vec::new())));
         let Ok((preference, all)) = entry else { continue };

@@ -28,6 +28,9 @@ type Key = (IpAddr, bool);
 /// The lock is held for a lookup.
 type Doors = Arc<Mutex<AHashMap<Key, mpsc::Sender<Packet>>>>;
 
+/// The port of echo packets of one family, once it is open.
+type EchoPort = Option<Arc<LivenessListener>>;
+
 enum Packet {
     Control(Arrived),
     Echo(Vec<u8>),
@@ -44,8 +47,9 @@ struct Shared {
     /// Discriminators are counted up from anywhere.
     next: Mutex<u32>,
     listening: Mutex<Vec<JoinHandle<()>>>,
-    echo: [watch::Receiver<Option<Arc<LivenessListener>>>; 2],
-    echo_senders: Mutex<Option<[watch::Sender<Option<Arc<LivenessListener>>>; 2]>>,
+    echo: [watch::Receiver<EchoPort>; 2],
+    /// Taken when the ports are opened.
+    echo_senders: Mutex<Option<[watch::Sender<EchoPort>; 2]>>,
 }
 
 impl Drop for Shared {
@@ -170,7 +174,7 @@ impl Drop for Watcher {
 }
 
 /// Takes packets of a port to those whom they concern.
-async fn hear(ipv6: bool, port: u16, doors: Doors, echo: Option<watch::Sender<Option<Arc<LivenessListener>>>>) {
+async fn hear(ipv6: bool, port: u16, doors: Doors, echo: Option<watch::Sender<EchoPort>>) {
     let mut told = false;
     let listener = loop {
         match LivenessListener::bind(ipv6, port) {
@@ -219,7 +223,7 @@ struct Task {
     remote: SocketAddr,
     socket: Option<UdpSocket>,
     open_at: Instant,
-    echo: watch::Receiver<Option<Arc<LivenessListener>>>,
+    echo: watch::Receiver<EchoPort>,
     down: mpsc::Sender<Diagnostic>,
     status: watch::Sender<Status>,
 }

@@ -12,6 +12,7 @@ pub use headwater_bfd::fuzz as bfd_session;
 pub use headwater_bgp::fuzz as bgp_session;
 pub use headwater_client_address::fuzz::{proxy_header, request as forwarding_headers};
 pub use headwater_kube_io::fuzz_read as manifests;
+pub use headwater_l2::fuzz as neighbour_frame;
 pub use headwater_netlink::fuzz as conntrack_decode;
 pub use headwater_nft::fuzz as netlink_decode;
 pub use headwater_trace::fuzz as trace_context;
@@ -36,6 +37,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("http1_request", http1_request),
     ("http1_response", http1_response),
     ("manifests", manifests),
+    ("neighbour_frame", neighbour_frame),
     ("netlink_decode", netlink_decode),
     ("path", path),
     ("proxy_header", proxy_header),

@@ -12,6 +12,7 @@ mod structural;
 mod upstream_schema;
 
 pub mod alb;
+pub mod announce;
 pub mod client;
 pub mod cluster;
 pub mod finding;

@@ -81,6 +81,11 @@ impl Admin {
         })
     }
 
+    /// `GET /metrics/metallb`: metrics under MetalLB's names, in the text format that its dashboards know.
+    pub fn metallb(self, registry: Registry) -> Self {
+        self.route("/metrics/metallb", move || (StatusCode::OK, TEXT, registry.encode_classic().into()))
+    }
+
     /// `GET path`: what `dump` returns, as JSON. Secrets must be redacted by its type.
     pub fn json<T: Serialize>(self, path: &'static str, dump: impl Fn() -> T + Send + Sync + 'static) -> Self {
         self.route(path, move || match serde_json::to_vec_pretty(&dump()) {

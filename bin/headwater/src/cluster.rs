@@ -203,6 +203,6 @@ pub(crate) fn pod_uid() -> Option<String> {
 }
 
 /// An environment variable, as the downward API sets it.
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

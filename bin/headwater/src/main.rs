@@ -1,5 +1,6 @@
 //! `headwater`: parse, build, run, drain.
 
+mod announce;
 mod check;
 mod cluster;
 mod controller;

@@ -19,6 +19,7 @@ use ipnet::IpNet;
 use rustix::thread::CapabilitySet;
 use serde_json::json;
 
+use crate::announce::{AnnounceArgs, Announcing};
 use crate::cluster::node_name;
 use crate::running::stop_signal;
 
@@ -43,6 +44,8 @@ pub(crate) struct Args {
     node_name: Option<String>,
     #[command(flatten)]
     services: ServiceArgs,
+    #[command(flatten)]
+    announce: AnnounceArgs,
     /// Where load balancers ask for the node's health: `/healthz`, `/livez`
     #[arg(long, default_value = HEALTHZ, value_name = "ADDRESS")]
     healthz_address: SocketAddr,
@@ -132,14 +135,16 @@ impl Args {
         ApiServer::connect(&Access { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() }).await
     }
 
-    async fn source(&self, node: &str) -> anyhow::Result<Source> {
+    async fn source(&self, node: &str) -> anyhow::Result<(Source, Option<ApiServer>)> {
         if let Some(directory) = &self.directory {
             let (first, source) = DirectorySource::start(directory).await?;
-            return Ok(Source::Directory(first, Box::new(source)));
+            return Ok((Source::Directory(first, Box::new(source)), None));
         }
         let server = self.connect().await.context("API server")?;
-        let source = Box::new(ApiServerSource::start(&server, Selection::of_node()));
-        Ok(Source::ApiServer { source, annotation: NodeAnnotation::start(&server, node, TUNNEL_ANNOTATION) })
+        let selection = if self.announce.is_wanted() { self.announce.selection() } else { Selection::of_node() };
+        let source = Box::new(ApiServerSource::start(&server, selection));
+        let annotation = NodeAnnotation::start(&server, node, TUNNEL_ANNOTATION);
+        Ok((Source::ApiServer { source, annotation }, Some(server)))
     }
 }
 
@@ -158,19 +163,24 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
         tracing::warn!(%error, "limit of open files stays as it is");
     }
     let registry = Registry::new();
-    let source = args.source(&node).await?;
-    let plane = ServiceLb::start(source, args.settings(node.clone()), &registry)?;
-    let server = admin(&plane, registry, level).bind(args.admin).await?;
+    let (source, server) = args.source(&node).await?;
+    let bare = Registry::bare();
+    let announcing = Announcing::start(&args.announce, &node, server.as_ref(), &bare)?;
+    let listeners = announcing.listeners();
+    let plane = ServiceLb::start_telling(source, args.settings(node.clone()), &registry, listeners)?;
+    let server = admin(&plane, &announcing, registry, level).metallb(bare).bind(args.admin).await?;
     tracing::info!(admin = %server.local_address(), node = &*node, "node is up");
     let admin = tokio::spawn(server.serve());
     stop_signal().await?;
+    announcing.stop().await;
     tracing::info!("the kernel keeps what it has; `headwater node --cleanup` removes it");
     admin.abort();
     drop(plane);
     Ok(ExitCode::SUCCESS)
 }
 
-fn admin(plane: &ServiceLb, registry: Registry, level: LogLevel) -> Admin {
+fn admin(plane: &ServiceLb, announcing: &Announcing, registry: Registry, level: LogLevel) -> Admin {
+    let layer2 = announcing.layer2();
     let (state, snapshots, findings) = (plane.state(), plane.snapshots(), plane.findings());
     let ready = {
         let state = state.clone();
@@ -185,7 +195,11 @@ fn admin(plane: &ServiceLb, registry: Registry, level: LogLevel) -> Admin {
     };
     Admin::new(registry).log_level(level).ready(ready).snapshot(move || snapshots.load()).status(move || {
         let (state, findings) = (state.borrow().clone(), findings.borrow().clone());
-        json!({ "version": env!("CARGO_PKG_VERSION"), "kernel": *state, "findings": *findings })
+        let mut status = json!({ "version": env!("CARGO_PKG_VERSION"), "kernel": *state, "findings": *findings });
+        if let Some(layer2) = &layer2 {
+            status["layer2"] = json!(**layer2.borrow());
+        }
+        status
     })
 }
 

@@ -1,5 +1,6 @@
 //! A Kubernetes API server: objects from it, status, events and leases to it.
 
+mod announced;
 mod backoff;
 mod balancer;
 mod body;
@@ -21,6 +22,7 @@ mod watch;
 mod webhook;
 mod write;
 
+pub use announced::AnnouncedObject;
 pub use connect::{Access, ApiError, ApiServer};
 pub use event::{EventNote, EventWritten, NOTE_LIMIT, REPORTING_CONTROLLER};
 pub use health::{Counters, Health, WatchHealth, WatchState};

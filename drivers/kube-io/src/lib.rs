@@ -11,6 +11,7 @@ mod batch;
 mod directory;
 mod manifest;
 
+pub use api::AnnouncedObject;
 pub use api::NodeAnnotation;
 pub use api::{Access, ApiError, ApiServer};
 pub use api::{ApiServerSource, Counters, Health, Reader, Selection, WatchHealth, WatchState};

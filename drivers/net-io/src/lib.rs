@@ -4,6 +4,7 @@
 
 pub mod connect;
 pub mod datagram;
+pub mod frame;
 pub mod limits;
 pub mod listen;
 pub mod liveness;

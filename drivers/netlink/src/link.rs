@@ -25,6 +25,12 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is switched on; a cable may be missing still.
     pub up: bool,
+    /// Whether frames for everybody can be sent on it.
+    pub broadcast: bool,
+    /// Whether its neighbours' hardware addresses are found by ARP and NDP.
+    pub resolves: bool,
+    /// The bridge or bond that it is a port of.
+    pub master: Option<u32>,
     /// What it is, such as `veth` or `vxlan`; none for hardware and loopback.
     pub kind: Option<String>,
     /// What is particular to a VXLAN device.
@@ -117,6 +123,9 @@ pub(crate) fn link(message: RouteNetlinkMessage) -> Option<Link> {
         mac: None,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        broadcast: message.header.flags.contains(LinkFlags::Broadcast),
+        resolves: !message.header.flags.contains(LinkFlags::Noarp),
+        master: None,
         kind: None,
         vxlan: None,
         makes_addresses: false,
@@ -126,6 +135,7 @@ pub(crate) fn link(message: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(index) => link.master = Some(index).filter(|index| *index != 0),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {

@@ -7,6 +7,7 @@ mod access;
 pub mod alb;
 mod annotation_names;
 mod annotations;
+pub mod announce;
 mod auth;
 mod balance;
 mod certificate;

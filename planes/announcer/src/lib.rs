@@ -1,3 +1,5 @@
 //! Addresses of Services told to the network.
 
 pub mod bgp;
+pub mod l2;
+pub mod objects;

@@ -19,7 +19,7 @@ use headwater_process::metrics::Registry;
 use headwater_process::publish::{Publisher, Subscriber, publish};
 use headwater_service_nat::{NodePortAddresses, Options, ServiceNat, facts, is_eligible, peers};
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::agent::{Agent, KernelError, Order, Work};
@@ -84,6 +84,19 @@ impl ServiceLb {
     /// # Errors
     /// When the kernel cannot be opened: which capability or feature is missing.
     pub fn start(source: Source, settings: Settings, registry: &Registry) -> Result<Self, StartError> {
+        Self::start_telling(source, settings, registry, Vec::new())
+    }
+
+    /// As [`Self::start`]; what the source tells is passed on to these, too, so that it is read once.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_telling(
+        source: Source,
+        settings: Settings,
+        registry: &Registry,
+        listeners: Vec<mpsc::Sender<Batch>>,
+    ) -> Result<Self, StartError> {
         let (tell_addresses, addresses) = watch::channel(Vec::new());
         let agent = Agent::start(settings.node.clone(), settings.tunnel_mtu, tell_addresses)?;
         let (publisher, snapshots) = publish(ServiceSnapshot::default());
@@ -102,6 +115,7 @@ impl ServiceLb {
         let (tell_eligible, eligible) = watch::channel(false);
         let plane = Plane {
             source,
+            listeners,
             cluster: Cluster::default(),
             nat: ServiceNat::new(options.clone()),
             options,
@@ -153,6 +167,8 @@ impl Drop for ServiceLb {
 /// Owner of the objects and of what is derived.
 struct Plane {
     source: Source,
+    /// Other planes, which read the same objects.
+    listeners: Vec<mpsc::Sender<Batch>>,
     cluster: Cluster,
     nat: ServiceNat,
     options: Options,
@@ -183,6 +199,7 @@ impl Plane {
         };
         let mut states = self.agent.state.clone();
         loop {
+            self.pass_on(&batch).await;
             self.take(batch);
             batch = loop {
                 tokio::select! {
@@ -203,6 +220,13 @@ impl Plane {
                     },
                 }
             };
+        }
+    }
+
+    async fn pass_on(&self, batch: &Batch) {
+        for listener in self.listeners.iter().filter(|_| !batch.changes.is_empty()) {
+            // One that ended says so itself.
+            let _ = listener.send(batch.clone()).await;
         }
     }
 

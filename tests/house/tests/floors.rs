@@ -102,8 +102,8 @@ fn only_its_owner_names_a_library_of_the_outside() {
         // Passwords are hashed in one place.
         ("bcrypt", &["engines/auth"]),
         ("md-5", &["engines/auth"]),
-        // Endpoints are named by hashes, in cookies.
-        ("sha2", &["engines/auth", "engines/balance"]),
+        // Endpoints are named by hashes, in cookies; nodes are elected by hashes.
+        ("sha2", &["engines/auth", "engines/balance", "engines/l2"]),
         // Only what checks us speaks OTLP with the types of others.
         ("opentelemetry-proto", &["testkit"]),
         ("prost", &["testkit"]),

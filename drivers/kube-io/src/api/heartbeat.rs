@@ -32,10 +32,10 @@ pub const HEARTBEAT_DURATION: Duration = Duration::from_secs(40);
 /// Default of [`HeartbeatSettings::renew`].
 pub const HEARTBEAT_RENEW: Duration = Duration::from_secs(10);
 
-/// Reports that change more often than this wait.
+/// Reports that change more often than this, or than signs of life, wait.
 const BETWEEN_REPORTS: Duration = Duration::from_secs(1);
 
-/// Pause after a request that did not succeed; up to twice as long.
+/// Pause after a request that did not succeed, where signs of life are not more frequent; up to twice as long.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// How long the removal at the end may take before the Lease is left to run out.
@@ -144,12 +144,13 @@ impl Pulse {
                 Err(_) => whole,
             };
             self.say(result);
-            let pause = if failed { RETRY.mul_f64(1.0 + fraction()) } else { self.settings.renew };
+            let retry = RETRY.min(self.settings.renew);
+            let pause = if failed { retry.mul_f64(1.0 + fraction()) } else { self.settings.renew };
             tokio::select! {
                 () = sleep_until(started + pause) => {}
                 // Its sender lives as long as this task is wanted.
                 Ok(()) = self.reports.changed(), if !failed => {
-                    sleep_until(started + BETWEEN_REPORTS).await;
+                    sleep_until(started + BETWEEN_REPORTS.min(self.settings.renew)).await;
                     whole = true;
                 }
             }
@@ -174,7 +175,7 @@ impl Pulse {
         let body = Patch::Apply(whole_lease(&self.settings, &report, self.since, Timestamp::now()));
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let request = self.api.patch(&self.settings.lease.name, &parameters, &body);
-        let lease = within(|| self.what(), REQUEST_LIMIT, request).await;
+        let lease = within(|| self.what(), self.patience(), request).await;
         if lease.is_err() {
             // Not told yet.
             self.reports.mark_changed();
@@ -187,7 +188,12 @@ impl Pulse {
         let patch = Patch::Merge(json!({ "spec": { "renewTime": MicroTime(Timestamp::now()) } }));
         let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let request = self.api.patch_metadata(&self.settings.lease.name, &parameters, &patch);
-        within(|| self.what(), REQUEST_LIMIT, request).await.map(drop)
+        within(|| self.what(), self.patience(), request).await.map(drop)
+    }
+
+    /// A sign of life that takes longer is none.
+    fn patience(&self) -> Duration {
+        REQUEST_LIMIT.min(self.settings.duration)
     }
 
     async fn remove(&mut self) {

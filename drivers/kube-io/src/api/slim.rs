@@ -21,6 +21,8 @@ pub enum Reader {
     Controller,
     /// The service proxy of a node: both. Headless Services' slices, and what is left to another proxy, are not read.
     Node,
+    /// The service proxy of a node that announces addresses, too: what both need.
+    Announcer,
     /// Who gives Services addresses and announces them: all labels, what a Service wants and has, whether a Node's
     /// network is set up; not hints.
     LoadBalancer,
@@ -31,7 +33,7 @@ pub enum Reader {
 impl Reader {
     /// Whether it gives addresses to Services, or announces them, and needs what they are chosen by.
     fn balances(self) -> bool {
-        matches!(self, Self::LoadBalancer | Self::Everything)
+        matches!(self, Self::LoadBalancer | Self::Announcer | Self::Everything)
     }
 }
 
@@ -135,7 +137,7 @@ pub(crate) fn endpoint_slice(slice: &mut EndpointSlice, reader: Reader, names: &
             names.share(node);
         }
         match (reader, &mut endpoint.hints) {
-            (Reader::Node | Reader::Everything, Some(hints)) => names.hints.share(hints),
+            (Reader::Node | Reader::Announcer | Reader::Everything, Some(hints)) => names.hints.share(hints),
             (_, hints) => *hints = None,
         }
     }

@@ -62,10 +62,18 @@ impl Selection {
         Self { kinds, reader: Reader::Node, ..Self::default() }
     }
 
+    /// What it reads besides where it announces addresses of load balancers on layer 2; `namespace` is that of MetalLB's
+    /// objects.
+    pub fn of_announcing_node(namespace: &str) -> Self {
+        let kinds = [Kind::IpAddressPool, Kind::L2Advertisement, Kind::BgpAdvertisement];
+        let within = kinds.map(|kind| (kind, namespace.to_owned())).into();
+        Self { within, reader: Reader::Announcer, ..Self::of_node() }
+    }
+
     /// Label selector of the watches of a whole kind, as kube-proxy's.
     fn labels(&self, kind: Kind) -> Option<Arc<str>> {
         let is_proxied = matches!(kind, Kind::Service | Kind::EndpointSlice);
-        (self.reader == Reader::Node && is_proxied)
+        (matches!(self.reader, Reader::Node | Reader::Announcer) && is_proxied)
             .then(|| format!("!{HEADLESS_LABEL},!{SERVICE_PROXY_NAME_LABEL}").into())
     }
 }

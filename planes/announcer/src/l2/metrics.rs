@@ -1,0 +1,97 @@
+//! What is counted, under MetalLB's names.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use headwater_l2::Counted;
+use headwater_process::metrics::{CounterShard, GaugeShard, Registry, ShardedCounter, ShardedGauge};
+
+/// Names and values.
+type Labels = Vec<(&'static str, String)>;
+
+/// Counters by address, of the thread that has the sockets.
+pub(super) struct Counts {
+    requests: ShardedCounter<Labels>,
+    responses: ShardedCounter<Labels>,
+    gratuitous: ShardedCounter<Labels>,
+    shards: HashMap<IpAddr, [CounterShard; 3]>,
+}
+
+/// Addresses that are counted at once; those of others are not.
+const MOST: usize = 20_000;
+
+impl Counts {
+    /// `registry` without a prefix: the names are MetalLB's.
+    pub(super) fn new(registry: &Registry) -> Self {
+        Self {
+            requests: registry
+                .counters("metallb_layer2_requests_received", "ARP and NDP requests for announced addresses"),
+            responses: registry.counters("metallb_layer2_responses_sent", "Answers to them"),
+            gratuitous: registry.counters("metallb_layer2_gratuitous_sent", "Unasked announcements of addresses"),
+            shards: HashMap::new(),
+        }
+    }
+
+    fn shards(&mut self, address: IpAddr) -> Option<&[CounterShard; 3]> {
+        if !self.shards.contains_key(&address) {
+            if self.shards.len() >= MOST {
+                return None;
+            }
+            let labels = vec![("ip", address.to_string())];
+            let shards = [self.requests.shard(&labels), self.responses.shard(&labels), self.gratuitous.shard(&labels)];
+            self.shards.insert(address, shards);
+        }
+        self.shards.get(&address)
+    }
+
+    pub(super) fn requested(&mut self, address: IpAddr) {
+        if let Some([requests, ..]) = self.shards(address) {
+            requests.inc();
+        }
+    }
+
+    pub(super) fn sent(&mut self, address: IpAddr, counted: Counted) {
+        let Some([_, responses, gratuitous]) = self.shards(address) else { return };
+        match counted {
+            Counted::Answer => responses.inc(),
+            Counted::Gratuitous => gratuitous.inc(),
+            Counted::Probe => {}
+        }
+    }
+}
+
+/// `metallb_speaker_announced`: 1 for each address that this node announces.
+pub(super) struct Announced {
+    family: ShardedGauge<Labels>,
+    node: String,
+    shown: Vec<GaugeShard>,
+}
+
+impl Announced {
+    pub(super) fn new(registry: &Registry, node: &str) -> Self {
+        let family = registry.gauges("metallb_speaker_announced", "Services announced from this node");
+        Self { family, node: node.to_owned(), shown: Vec::new() }
+    }
+
+    /// These addresses of Services, and no others.
+    pub(super) fn show(&mut self, announced: &[(String, IpAddr)]) {
+        let all: Vec<Labels> = announced
+            .iter()
+            .map(|(service, ip)| {
+                vec![
+                    ("service", service.clone()),
+                    ("protocol", "layer2".to_owned()),
+                    ("node", self.node.clone()),
+                    ("ip", ip.to_string()),
+                ]
+            })
+            .collect();
+        self.family.retain(|_| false);
+        let show = |labels| {
+            let shard = self.family.shard(labels);
+            shard.set(1);
+            shard
+        };
+        self.shown = all.iter().map(show).collect();
+    }
+}

@@ -216,6 +216,7 @@ impl Plan<'_> {
         // The admin port authenticates nobody: on the host's network it is for the host alone.
         let address = if self.is_on_host() { "127.0.0.1" } else { "0.0.0.0" };
         let (metrics, admin) = (effective.metrics_port, self.admin_port());
+        let half_term = effective.max_term.as_millis() / 2;
         let everywhere = if effective.ipv6 { "[::]" } else { "0.0.0.0" };
         let probe = |path: &str, more: Value| {
             let mut probe = more;
@@ -240,7 +241,9 @@ impl Plan<'_> {
                 format!("--admin={address}:{admin}"),
                 format!("--alb-metrics={everywhere}:{metrics}"),
                 format!("--workers={}", effective.workers()),
-                format!("--drain={}s", effective.max_term.as_secs()),
+                // Load balancers notice that the metrics port is closed; then requests end.
+                format!("--pre-stop-delay={half_term}ms"),
+                format!("--drain={half_term}ms"),
             ],
             // Not POD_UID: its Lease is in another namespace, where it cannot be owned by the pod.
             "env": [
@@ -482,7 +485,13 @@ pub(crate) mod tests {
             assert_eq!(*value, wanted);
         }
         let args = container["args"].as_array().unwrap();
-        for wanted in ["--alb=cpaas-system/demo", "--workers=4", "--drain=60s", "--lease-namespace=headwater"] {
+        for wanted in [
+            "--alb=cpaas-system/demo",
+            "--workers=4",
+            "--pre-stop-delay=30000ms",
+            "--drain=30000ms",
+            "--lease-namespace=headwater",
+        ] {
             assert!(args.contains(&wanted.into()), "{wanted} is not in {args:?}");
         }
     }

@@ -129,6 +129,23 @@ async fn an_alb2_becomes_a_gateway_follows_its_object_and_goes_with_it() -> Resu
         let seen = eventually(DEADLINE, asked).await.context("the rule is not served")?;
         assert_eq!(seen.header("x-forwarded-for"), Some(client.addresses()[0].to_string()), "{seen:?}");
 
+        // Load balancers look at its metrics port, and nobody but the node at the admin port behind it.
+        let at = |port: u16, path: &str| format!("http://{}:{port}{path}", node.addresses()[0]);
+        let look = |url: &str| client.host().exec("curl", &["-sS", "--fail", "--max-time", "5", url]);
+        assert_eq!(look(&at(11936, "/healthz"))?.trim(), "ok");
+        assert!(look(&at(11937, "/healthz")).is_err(), "the admin port is open to everybody");
+
+        // Who looks for it by project finds it; and it says in an Event that all is there.
+        set(&cluster, &namespace, json!({ "projects": ["shop"] })).await?;
+        let path = format!("/apis/crd.alauda.io/v2beta1/namespaces/{namespace}/alaudaloadbalancer2/demo");
+        let labelled = || async {
+            let labels = cluster.get(&path).await?["metadata"]["labels"].take();
+            Ok((labels["project.cpaas.io/shop"] == "true").then_some(()))
+        };
+        eventually(DEADLINE, labelled).await.context("the label of its project")?;
+        let told = cluster.kubectl(&["-n", &namespace, "describe", "alb2", "demo"]).await?.stdout;
+        assert!(told.contains("pods, ports and addresses are there"), "{told}");
+
         // What the object says of pods reaches them; what somebody deletes comes back.
         let deployment = format!("/apis/apps/v1/namespaces/{namespace}/deployments/demo");
         set(&cluster, &namespace, json!({ "maxTermSeconds": 2 })).await?;

@@ -25,6 +25,9 @@ fn shared(key: &str, port: u16, protocol: &str) -> Value {
     })
 }
 
+/// What it shows, pools, families of the Service and more of it, and what becomes of it.
+type Case = (&'static str, Vec<(&'static str, Value)>, &'static str, Value, &'static str);
+
 #[test]
 fn a_new_service_gets_the_lowest_address_of_the_first_pool_that_fits() {
     let v4 = || json!({"addresses": ["10.0.0.0/31"]});
@@ -34,7 +37,7 @@ fn a_new_service_gets_the_lowest_address_of_the_first_pool_that_fits() {
     let prefer = || json!({"spec": {"ipFamilyPolicy": "PreferDualStack"}});
     let require = || json!({"spec": {"ipFamilyPolicy": "RequireDualStack"}});
     let allocation = |more: Value| json!({"addresses": ["10.9.0.0/24"], "serviceAllocation": more});
-    let cases: Vec<(&str, Vec<(&str, Value)>, &str, Value, &str)> = vec![
+    let cases: Vec<Case> = vec![
         ("the first address is one like any other", vec![("p", v4())], "4", json!({}), "10.0.0.0"),
         (
             "unless it confuses devices",

@@ -16,6 +16,9 @@ struct Fill {
     services: i64,
 }
 
+/// Name, help, and what is shown of a pool.
+type Metric = (&'static str, &'static str, fn(&Fill) -> i64);
+
 #[derive(Debug, Default)]
 struct Shown {
     pools: Mutex<Vec<Fill>>,
@@ -33,7 +36,7 @@ impl AddressMetrics {
     /// Registers them where a scrape finds them, without a prefix.
     pub fn register(registry: &Registry) -> Self {
         let (new, registry) = (Self::default(), registry.foreign());
-        let of: [(&str, &str, fn(&Fill) -> i64); 7] = [
+        let of: [Metric; 7] = [
             ("metallb_allocator_addresses_total", "Addresses of the pool that can be given", |fill| {
                 fill.v4[0].saturating_add(fill.v6[0])
             }),

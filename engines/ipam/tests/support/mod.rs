@@ -1,5 +1,6 @@
 //! Pools and Services from JSON.
 #![allow(dead_code, reason = "each test uses its part")]
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -26,16 +26,16 @@ fn manifests(topology: &Topology<'_>, policy: &str, pod: &Pod) -> String {
     for node in topology.nodes() {
         let [v4, v6] = [Family::V4, Family::V6].map(|family| node.address(family));
         let [p4, p6] = [Family::V4, Family::V6].map(|family| node.pod_cidr(family));
-        write!(
+        writeln!(
             text,
             "---\napiVersion: v1\nkind: Node\nmetadata:\n  name: {}\n  annotations:\n    headwater.dev/tunnel: \
              '{{\"address\":\"{v4}\"}}'\nspec:\n  podCIDRs: ['{p4}', '{p6}']\nstatus:\n  addresses:\n  \
-             - {{type: InternalIP, address: '{v4}'}}\n  - {{type: InternalIP, address: '{v6}'}}\n",
+             - {{type: InternalIP, address: '{v4}'}}\n  - {{type: InternalIP, address: '{v6}'}}",
             node.name()
         )
         .expect("a String takes any text");
     }
-    write!(
+    writeln!(
         text,
         "---\napiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {{name: office, namespace: metallb-system}}\n\
          spec: {{addresses: [192.0.2.192/28, '2001:db8:2::200-2001:db8:2::20f']}}\n\
@@ -45,17 +45,17 @@ fn manifests(topology: &Topology<'_>, policy: &str, pod: &Pod) -> String {
          externalTrafficPolicy: {policy}\n  ipFamilyPolicy: RequireDualStack\n  ipFamilies: [IPv4, IPv6]\n  \
          clusterIP: 10.96.0.10\n  clusterIPs: [10.96.0.10, 'fd00:10:96::10']\n  selector: {{app: web}}\n  ports:\n  \
          - {{name: tcp, port: 80, targetPort: 8080, protocol: TCP}}\n  - {{name: udp, port: 80, targetPort: 8080, protocol: UDP}}\n\
-         status:\n  loadBalancer: {{ingress: [{{ip: {}}}, {{ip: '{}'}}]}}\n",
+         status:\n  loadBalancer: {{ingress: [{{ip: {}}}, {{ip: '{}'}}]}}",
         VIPS[0], VIPS[1]
     )
     .expect("a String takes any text");
     for (family, kind) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
-        write!(
+        writeln!(
             text,
             "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: web-{}, namespace: shop, \
              labels: {{kubernetes.io/service-name: web}}}}\naddressType: {kind}\nports:\n\
              - {{name: tcp, port: 8080, protocol: TCP}}\n- {{name: udp, port: 8080, protocol: UDP}}\nendpoints:\n\
-             - {{addresses: ['{}'], nodeName: node-{}, conditions: {{ready: true}}}}\n",
+             - {{addresses: ['{}'], nodeName: node-{}, conditions: {{ready: true}}}}",
             kind.to_lowercase(),
             pod.address(family),
             pod.node()

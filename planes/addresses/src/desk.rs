@@ -78,6 +78,7 @@ impl Desk {
 
     /// Takes in what changed, and settles whom it concerns.
     pub fn take(&mut self, batch: Batch) -> Vec<ServiceWrite> {
+        let freed = self.ipam.freed();
         for (key, observed) in batch.observed {
             if key.kind == Kind::Service {
                 match observed {
@@ -125,7 +126,6 @@ impl Desk {
             self.pools_read = true;
             self.dirty.extend(self.cluster.services.keys().cloned());
         }
-        let freed = self.ipam.freed();
         let dirty = std::mem::take(&mut self.dirty);
         self.settle_all(dirty, &mut writes);
         if self.ipam.freed() != freed {

@@ -2,6 +2,7 @@
 //! or raw requests as the user's client.
 #![allow(clippy::unwrap_used, reason = "test code")]
 
+mod addresses;
 mod alb;
 mod controller;
 mod explain;

@@ -82,7 +82,7 @@ impl Announcing {
             "the capability CAP_NET_RAW is missing, which announcing by ARP and NDP needs: run as root, or in a container that has it"
         );
         let (batches, told) = mpsc::channel(WAITING_BATCHES);
-        let objects = Objects::follow(told, args.options(node));
+        let objects = Objects::follow(told, args.options(node), args.metallb_namespace.clone());
         let patterns: Vec<&str> = match &args.exclude_interface[..] {
             [] => DEFAULT_EXCLUDED.to_vec(),
             given => given.iter().map(String::as_str).collect(),

@@ -16,9 +16,13 @@ mod listener;
 mod metrics;
 mod objects;
 mod peer;
+mod plan;
+mod run;
 mod speaker;
 mod watcher;
 
 pub use metrics::metrics;
 pub use objects::{Offer, PeerRefusal, PrefixRefusal, peer, routes};
+pub use plan::{Memory, Planned, Routers, plan};
+pub use run::{BgpAnnouncer, BgpState};
 pub use speaker::{Peer, PeerPlan, PeerStatus, Plan, Routes, Speaker, Watch};

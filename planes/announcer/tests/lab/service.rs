@@ -80,7 +80,7 @@ fn start(topology: &Topology<'_>, runtime: &Runtime, dir: &std::path::Path) -> R
             let _guard = runtime.enter();
             let (tell, batches) = mpsc::channel(WAITING_BATCHES);
             let options = AnnounceOptions { node: node.name().into(), ..AnnounceOptions::default() };
-            let objects = Objects::follow(batches, options);
+            let objects = Objects::follow(batches, options, "metallb-system".to_owned());
             let mut patterns = DEFAULT_EXCLUDED.to_vec();
             patterns.push("^pod.*");
             let excluded = excluded(&patterns).map_err(anyhow::Error::msg)?;

@@ -1,6 +1,5 @@
 //! The speaker in a host of the lab.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,10 +60,6 @@ impl Node {
 
     pub(crate) fn status(&self, name: &str) -> PeerStatus {
         self.speaker.as_ref().unwrap().status().remove(name).unwrap()
-    }
-
-    pub(crate) fn statuses(&self) -> BTreeMap<Arc<str>, PeerStatus> {
-        self.speaker.as_ref().unwrap().status()
     }
 
     pub(crate) fn wait_for(&self, name: &str, state: State) -> Result<()> {

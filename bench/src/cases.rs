@@ -1,11 +1,13 @@
 //! The cases, and the lab they run in.
 
+mod alb;
 mod cluster;
 mod control_plane;
 mod memory;
 mod requests;
 mod route_edit;
 mod services;
+mod streams;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -21,6 +23,7 @@ use tempfile::TempDir;
 pub(crate) use self::services::Sizes;
 
 use crate::RunArgs;
+use crate::albs::Mix;
 use crate::machine::{self, Shuffler};
 use crate::manifests::{HOST, ORIGINS, TLS_HOST};
 use crate::process::{Process, pinned};
@@ -51,6 +54,22 @@ pub(crate) enum Case {
     /// Every request traced, and counted for the ALB's metrics, Headwater against itself
     #[value(name = "tracing")]
     Tracing,
+    /// ALB Rules by host: 10, 1,000 and 10,000, Headwater against itself
+    AlbHost,
+    /// ALB Rules by the beginning of the URL
+    AlbPrefix,
+    /// ALB Rules by regular expressions on the URL
+    AlbRegex,
+    /// ALB Rules by a header
+    AlbHeader,
+    /// An authentication server that is asked about every request, beside nginx
+    ForwardAuth,
+    /// TCP carried, 1 MiB at a time, beside HAProxy and nginx
+    Tcp,
+    /// TCP carried, 1 KiB at a time
+    TcpSmall,
+    /// UDP carried, beside nginx
+    Udp,
     /// From the edit of one of 5,000 rules to the first request that sees it
     #[value(name = "route-edit")]
     RouteEdit,
@@ -89,6 +108,13 @@ impl Case {
             Self::ServicesPath => services::path(lab),
             Self::Rules10k => requests::rules(lab),
             Self::Tracing => requests::tracing(lab),
+            Self::AlbHost => alb::rules(lab, self, Mix::Host),
+            Self::AlbPrefix => alb::rules(lab, self, Mix::Prefix),
+            Self::AlbRegex => alb::rules(lab, self, Mix::Regex),
+            Self::AlbHeader => alb::rules(lab, self, Mix::Header),
+            Self::ForwardAuth => alb::forward_auth(lab),
+            Self::Tcp | Self::TcpSmall => streams::tcp(lab, self),
+            Self::Udp => streams::udp(lab),
             other => requests::peers(lab, other),
         }
     }
@@ -117,6 +143,8 @@ pub(crate) struct Lab {
     pub(crate) programs: Programs,
     pub(crate) headwater: Vec<PathBuf>,
     pub(crate) origins: [SocketAddr; 2],
+    /// The origin of UDP.
+    pub(crate) datagrams: SocketAddr,
     pub(crate) certificate: Certificate,
     pub(crate) shuffler: RefCell<Shuffler>,
     seed: u64,
@@ -149,6 +177,10 @@ impl Lab {
             command.args(["origin", "--name", name, "--listen", &address.to_string()]);
             origin_processes.push(Process::start(&format!("origin-{name}"), command, folder.path())?);
         }
+        let datagrams: SocketAddr = (Ipv4Addr::LOCALHOST, 9002).into();
+        let mut command = pinned(&programs, args.load_core, &std::env::current_exe()?);
+        command.args(["datagram-origin", "--listen", &datagrams.to_string()]);
+        origin_processes.push(Process::start("datagram-origin", command, folder.path())?);
         let seed = args.seed.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, clock_seed));
         Ok(Self {
             certificate: Certificate::write(&folder)?,
@@ -161,6 +193,7 @@ impl Lab {
             programs,
             headwater,
             origins,
+            datagrams,
         })
     }
 

@@ -32,6 +32,8 @@ pub(crate) enum Load {
     H2load { host: &'static str, path: &'static str },
     /// A full handshake for each request.
     Handshake { name: &'static str, certificate: PathBuf },
+    /// UDP: flows with one datagram each under way.
+    Datagrams,
 }
 
 /// What one run of a load saw.
@@ -55,7 +57,7 @@ impl Load {
         let mut command = match self {
             Self::Wrk { .. } | Self::WrkScript { .. } => pinned(programs, core, &programs.wrk),
             Self::H2load { .. } => pinned(programs, core, &programs.h2load),
-            Self::Handshake { .. } => pinned(programs, core, &std::env::current_exe()?),
+            Self::Handshake { .. } | Self::Datagrams => pinned(programs, core, &std::env::current_exe()?),
         };
         self.arguments(&mut command, target, seconds);
         let output = command.stdin(Stdio::null()).output().context("load")?;
@@ -70,7 +72,7 @@ impl Load {
         let outcome = match self {
             Self::Wrk { .. } | Self::WrkScript { .. } => parse_wrk(&text),
             Self::H2load { .. } => parse_h2load(&text),
-            Self::Handshake { .. } => serde_json::from_str(&text).ok(),
+            Self::Handshake { .. } | Self::Datagrams => serde_json::from_str(&text).ok(),
         };
         outcome.with_context(|| format!("load against {target} printed no figures: {text}"))
     }
@@ -103,6 +105,9 @@ impl Load {
             Self::Handshake { name, certificate } => {
                 command.args(["handshake", "--target", &target.to_string(), "--name", name, "--certificate"]);
                 command.arg(certificate).args(["--seconds", &seconds.to_string()]);
+            }
+            Self::Datagrams => {
+                command.args(["datagrams", "--target", &target.to_string(), "--seconds", &seconds.to_string()]);
             }
         }
     }

@@ -4,7 +4,9 @@
 //! cases `control-plane`, `services` and `services-path`, which start a cluster or its nodes, everything shares both.
 //! `docs/benchmarks.md` says how it is measured and how far to trust it.
 
+mod albs;
 mod cases;
+mod datagrams;
 mod handshake;
 mod load;
 mod machine;
@@ -88,6 +90,20 @@ enum Role {
         #[arg(long, default_value = "a")]
         name: String,
     },
+    /// Origin of UDP: every datagram goes back where it came from
+    DatagramOrigin {
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// Load of UDP: flows with one datagram each under way
+    Datagrams {
+        #[arg(long)]
+        target: SocketAddr,
+        #[arg(long)]
+        seconds: u32,
+        #[arg(long, default_value_t = 64)]
+        flows: usize,
+    },
     /// Load of full TLS handshakes, one request on each
     Handshake {
         #[arg(long)]
@@ -110,6 +126,8 @@ fn main() -> ExitCode {
     let result = match cli.role {
         None => run(cli.run),
         Some(Role::Origin { listen, name }) => origin::serve(listen, &name),
+        Some(Role::DatagramOrigin { listen }) => datagrams::echo(listen),
+        Some(Role::Datagrams { target, seconds, flows }) => datagrams::run(target, seconds, flows),
         Some(Role::Handshake { target, name, certificate, seconds, concurrency }) => {
             handshake::run(target, &name, &certificate, seconds, concurrency)
         }

@@ -187,6 +187,47 @@ data:
     )
 }
 
+/// An Ingress at `/checked`, about whose requests an authentication server at this address is asked.
+pub(crate) fn checked(server: SocketAddr) -> String {
+    let text = ingress("checked", HOST, "/checked", "Prefix", ORIGINS[0], false);
+    let annotations = format!("  annotations:\n    nginx.ingress.kubernetes.io/auth-url: http://{server}/auth\nspec:");
+    text.replacen("spec:", &annotations, 1)
+}
+
+/// An ALB2 that carries TCP to the first origin, and UDP to this one, at one port.
+pub(crate) fn carried(port: u16, datagrams: SocketAddr) -> String {
+    let udp = service("udp", datagrams).replace("name: http\n", "name: http\n      protocol: UDP\n");
+    let udp = udp.replace("      protocol: UDP\n    port", "    protocol: UDP\n    port");
+    let frontend = |name: &str, protocol: &str, origin: &str| {
+        format!(
+            "---
+apiVersion: crd.alauda.io/v1
+kind: Frontend
+metadata:
+  name: {name}
+  namespace: bench
+  labels: {{alb2.cpaas.io/name: bench}}
+spec:
+  port: {port}
+  protocol: {protocol}
+  serviceGroup: {{services: [{{namespace: bench, name: origin-{origin}, port: 80, weight: 100}}]}}
+"
+        )
+    };
+    format!(
+        "apiVersion: crd.alauda.io/v2beta1
+kind: ALB2
+metadata: {{name: bench, namespace: bench}}
+spec:
+  address: 127.0.0.1
+  config: {{networkMode: host, projects: [ALL_ALL]}}
+{}{}---
+{udp}",
+        frontend("tcp", "tcp", ORIGINS[0]),
+        frontend("udp", "udp", "udp")
+    )
+}
+
 /// The file that has `rule`, when every file has one.
 fn rule_file(folder: &Path, rule: usize) -> PathBuf {
     folder.join(format!("rule-{rule:05}.yaml"))

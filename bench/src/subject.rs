@@ -16,6 +16,9 @@ use crate::process::{Process, pinned};
 /// How long a proxy may take to serve its first request.
 const START: Duration = Duration::from_secs(120);
 
+/// Connections the peers make room for.
+pub(crate) const ROOM: usize = 1024;
+
 /// A proxy under measurement.
 #[derive(Debug)]
 pub(crate) struct Subject {
@@ -114,6 +117,31 @@ impl Subject {
         Ok((subject, manifests))
     }
 
+    /// HAProxy that carries TCP, with one thread.
+    pub(crate) fn haproxy_tcp(lab: &Lab, connections: usize) -> Result<Self> {
+        let folder = lab.new_folder("haproxy-tcp")?;
+        let config = folder.join("haproxy.cfg");
+        fs::write(&config, haproxy_tcp_config(lab, connections))?;
+        let mut command = pinned(&lab.programs, lab.args.proxy_core, &lab.programs.haproxy);
+        command.arg("-db").arg("-f").arg(&config);
+        Self::start(lab, "haproxy", command, [10_200; 3], &folder, None)
+    }
+
+    /// nginx that carries TCP and UDP at one port, with one worker.
+    pub(crate) fn nginx_stream(lab: &Lab, connections: usize) -> Result<Self> {
+        let folder = lab.new_folder("nginx-stream")?;
+        let config = folder.join("nginx.conf");
+        fs::write(&config, nginx_stream_config(lab, &folder, connections))?;
+        let mut command = pinned(&lab.programs, lab.args.proxy_core, &lab.programs.nginx);
+        command.arg("-p").arg(&folder).arg("-c").arg(&config).arg("-e").arg(folder.join("error.log"));
+        Self::start(lab, "nginx", command, [10_210; 3], &folder, None)
+    }
+
+    /// The same, asked at another of its ports.
+    pub(crate) fn at(self, port: u16) -> Self {
+        Self { http: local(port), ..self }
+    }
+
     fn start(
         lab: &Lab,
         name: &str,
@@ -177,7 +205,7 @@ impl Subject {
 
 fn nginx_config(lab: &Lab, folder: &Path, connections: usize) -> String {
     let folder = folder.display();
-    let origin = lab.origins[0];
+    let [origin, auth] = lab.origins;
     let certificate = &lab.certificate;
     // Root of a user namespace may not change users, which a master does for its workers.
     let master = if namespace::is_mapped() { "master_process off;" } else { "user root;" };
@@ -190,6 +218,7 @@ http {{
   uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   keepalive_requests 1000000000; keepalive_timeout 600s;
   upstream origin {{ server {origin}; keepalive 256; keepalive_requests 1000000000; }}
+  upstream auth {{ server {auth}; keepalive 256; keepalive_requests 1000000000; }}
   server {{
     listen 127.0.0.1:10000 reuseport;
     listen 127.0.0.1:10001 http2 reuseport;
@@ -201,12 +230,59 @@ http {{
     proxy_buffer_size 16k; proxy_buffers 16 32k; proxy_busy_buffers_size 128k; proxy_max_temp_file_size 0;
     location / {{ proxy_pass http://origin; }}
     location /api/ {{ proxy_pass http://origin; }}
+    location /checked/ {{ auth_request /_auth; proxy_pass http://origin; }}
+    location = /_auth {{
+      internal; proxy_pass http://auth; proxy_pass_request_body off; proxy_set_header Content-Length \"\";
+      proxy_set_header X-Original-URI $request_uri;
+    }}
     location /static/ {{ proxy_pass http://origin; }}
   }}
 }}
 ",
         cert = certificate.certificate.display(),
         key = certificate.key.display(),
+    )
+}
+
+fn nginx_stream_config(lab: &Lab, folder: &Path, connections: usize) -> String {
+    let folder = folder.display();
+    let (origin, datagrams) = (lab.origins[0], lab.datagrams);
+    let master = if namespace::is_mapped() { "master_process off;" } else { "user root;" };
+    // Two sockets for each connection or flow.
+    let connections = 2 * connections;
+    format!(
+        "load_module /usr/lib/nginx/modules/ngx_stream_module.so;
+daemon off; {master} worker_processes 1; pid {folder}/nginx.pid;
+events {{ worker_connections {connections}; }}
+stream {{
+  upstream origin {{ server {origin}; }}
+  upstream datagrams {{ server {datagrams}; }}
+  server {{ listen 127.0.0.1:10210; proxy_pass origin; proxy_buffer_size 64k; }}
+  server {{ listen 127.0.0.1:10210 udp; proxy_pass datagrams; proxy_timeout 60s; }}
+}}
+"
+    )
+}
+
+fn haproxy_tcp_config(lab: &Lab, connections: usize) -> String {
+    format!(
+        "global
+  nbthread 1
+  no strict-limits
+  maxconn {connections}
+defaults
+  mode tcp
+  maxconn {connections}
+  timeout connect 5s
+  timeout client 600s
+  timeout server 600s
+frontend all
+  bind 127.0.0.1:10200
+  default_backend origin
+backend origin
+  server a {origin}
+",
+        origin = lab.origins[0],
     )
 }
 

@@ -12,10 +12,7 @@ use crate::machine::CoreTimes;
 use crate::manifests::{HOST, Rules, TLS_HOST, traced, wrk_script};
 use crate::report::{Check, Section, Table};
 use crate::stats::Spread;
-use crate::subject::Subject;
-
-/// Connections the peers make room for.
-const ROOM: usize = 1024;
+use crate::subject::{ROOM, Subject};
 
 /// Tries of one run, when others take too much of the core.
 const TRIES: u32 = 3;
@@ -33,7 +30,7 @@ enum Fate {
 
 /// One run of one proxy.
 #[derive(Debug, Clone, Serialize)]
-struct Run {
+pub(super) struct Run {
     round: u32,
     proxy: String,
     fate: Fate,
@@ -165,7 +162,7 @@ pub(super) fn tracing(lab: &Lab) -> Result<Section> {
     Ok(section(lab, Case::Tracing, title, &names, &["plain"], checks, &runs))
 }
 
-fn rounds(lab: &Lab, subjects: &mut [(Subject, Load)]) -> Result<Vec<Run>> {
+pub(super) fn rounds(lab: &Lab, subjects: &mut [(Subject, Load)]) -> Result<Vec<Run>> {
     for (subject, load) in &*subjects {
         load.run(&lab.programs, lab.args.load_core, target(subject, load), 1)?;
         subject.empty_access_log()?;
@@ -196,7 +193,7 @@ fn target(subject: &Subject, load: &Load) -> std::net::SocketAddr {
     match load {
         Load::H2load { .. } => subject.h2c,
         Load::Wrk { tls: true, .. } | Load::Handshake { .. } => subject.tls,
-        Load::Wrk { .. } | Load::WrkScript { .. } => subject.http,
+        Load::Wrk { .. } | Load::WrkScript { .. } | Load::Datagrams => subject.http,
     }
 }
 
@@ -231,7 +228,7 @@ fn once(lab: &Lab, round: u32, subject: &mut Subject, load: &Load) -> Result<Run
 }
 
 /// CPU of `proxy` / CPU of `base`, over the rounds in which both were kept.
-fn ratio(runs: &[Run], proxy: &str, base: &str) -> Option<Spread> {
+pub(super) fn ratio(runs: &[Run], proxy: &str, base: &str) -> Option<Spread> {
     let of = |name: &str| -> BTreeMap<u32, f64> { kept(runs, name).map(|run| (run.round, run.cpu_us)).collect() };
     let base = of(base);
     Spread::of(of(proxy).into_iter().filter_map(|(round, cpu)| Some(cpu / base.get(&round)?)))
@@ -241,7 +238,7 @@ fn kept<'a>(runs: &'a [Run], name: &str) -> impl Iterator<Item = &'a Run> {
     runs.iter().filter(move |run| run.proxy == name && run.fate == Fate::Kept)
 }
 
-fn section(
+pub(super) fn section(
     lab: &Lab,
     case: Case,
     title: &str,

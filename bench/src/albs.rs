@@ -37,7 +37,7 @@ impl Mix {
 
 /// An ALB2 with one Frontend at `port`, a Rule for [`HOST`], and `count` Rules of one kind, all to the first origin.
 ///
-/// Nothing else is served there: what a Rule does not match gets 404, which the load counts as an error.
+/// Bodies are not compressed, which ALB2s do unless they are told not to. Nothing else is served there: what a Rule does not match gets 404, which the load counts as an error.
 pub(crate) fn manifest(port: u16, mix: Mix, count: usize) -> String {
     let mut text = format!(
         "apiVersion: crd.alauda.io/v2beta1
@@ -45,7 +45,7 @@ kind: ALB2
 metadata: {{name: bench, namespace: bench}}
 spec:
   address: 127.0.0.1
-  config: {{networkMode: host, projects: [ALL_ALL]}}
+  config: {{networkMode: host, projects: [ALL_ALL], enableGzip: 'false'}}
 ---
 apiVersion: crd.alauda.io/v1
 kind: Frontend

@@ -81,9 +81,10 @@ impl Admin {
         })
     }
 
-    /// `GET /metrics/metallb`: metrics under MetalLB's names, in the text format that its dashboards know.
-    pub fn metallb(self, registry: Registry) -> Self {
-        self.route("/metrics/metallb", move || (StatusCode::OK, TEXT, registry.encode_classic().into()))
+    /// `GET /metrics/metallb`: metrics under MetalLB's names, in the text format that its dashboards know; `more`: those
+    /// that are made when they are asked for.
+    pub fn metallb(self, registry: Registry, more: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.route("/metrics/metallb", move || (StatusCode::OK, TEXT, (registry.encode_classic() + &more()).into()))
     }
 
     /// `GET path`: what `dump` returns, as JSON. Secrets must be redacted by its type.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use headwater_announcer::bgp::{BgpAnnouncer, BgpState, Stop};
 use headwater_announcer::l2::{DEFAULT_EXCLUDED, L2Announcer, L2State, Membership, Settings, excluded};
+use headwater_announcer::metrics::SpeakerAnnounced;
 use headwater_announcer::objects::{Objects, WAITING_BATCHES};
 use headwater_kube_io::{ApiServer, Batch, Selection};
 use headwater_process::metrics::Registry;
@@ -41,6 +43,8 @@ pub(crate) struct AnnounceArgs {
 enum Way {
     /// ARP and NDP: one node answers for each address
     L2,
+    /// BGP: every node tells the routers of its BGPPeers
+    Bgp,
 }
 
 impl AnnounceArgs {
@@ -49,7 +53,11 @@ impl AnnounceArgs {
     }
 
     pub(crate) fn selection(&self) -> Selection {
-        Selection::of_announcing_node(&self.metallb_namespace)
+        let selection = Selection::of_announcing_node(&self.metallb_namespace);
+        match self.announce.contains(&Way::Bgp) {
+            true => selection.and_routers(&self.metallb_namespace),
+            false => selection,
+        }
     }
 
     fn options(&self, node: &Arc<str>) -> AnnounceOptions {
@@ -61,6 +69,7 @@ impl AnnounceArgs {
 pub(crate) struct Announcing {
     batches: Option<mpsc::Sender<Batch>>,
     layer2: Option<L2Announcer>,
+    bgp: Option<BgpAnnouncer>,
     /// Keeps what the others read.
     _objects: Option<Objects>,
 }
@@ -73,34 +82,21 @@ impl Announcing {
         server: Option<&ApiServer>,
         bare: &Registry,
     ) -> anyhow::Result<Self> {
-        if !args.announce.contains(&Way::L2) {
-            return Ok(Self { batches: None, layer2: None, _objects: None });
+        if !args.is_wanted() {
+            return Ok(Self { batches: None, layer2: None, bgp: None, _objects: None });
         }
-        let capabilities = rustix::thread::capabilities(None)?.effective;
-        anyhow::ensure!(
-            capabilities.contains(CapabilitySet::NET_RAW),
-            "the capability CAP_NET_RAW is missing, which announcing by ARP and NDP needs: run as root, or in a container that has it"
-        );
         let (batches, told) = mpsc::channel(WAITING_BATCHES);
         let objects = Objects::follow(told, args.options(node), args.metallb_namespace.clone());
-        let patterns: Vec<&str> = match &args.exclude_interface[..] {
-            [] => DEFAULT_EXCLUDED.to_vec(),
-            given => given.iter().map(String::as_str).collect(),
+        let announced = SpeakerAnnounced::new(bare, node.clone());
+        let layer2 = match args.announce.contains(&Way::L2) {
+            true => Some(args.layer2(node, &objects, server, bare, &announced)?),
+            false => None,
         };
-        let excluded = excluded(&patterns).map_err(anyhow::Error::msg).context("--exclude-interface")?;
-        let membership = server.map(|server| Membership {
-            server: server.clone(),
-            namespace: args
-                .lease_namespace
-                .clone()
-                .or_else(|| variable("POD_NAMESPACE"))
-                .unwrap_or_else(|| server.namespace().to_owned()),
-            pod: pod_uid().map(|uid| (pod_name(), uid)),
-        });
-        let statuses = server.map(|_| args.metallb_namespace.clone());
-        let settings = Settings { node: node.clone(), excluded };
-        let layer2 = L2Announcer::start(objects.announcements(), membership, statuses, settings, bare)?;
-        Ok(Self { batches: Some(batches), layer2: Some(layer2), _objects: Some(objects) })
+        let bgp = match args.announce.contains(&Way::Bgp) {
+            true => Some(args.bgp(node, &objects, server, &announced)?),
+            false => None,
+        };
+        Ok(Self { batches: Some(batches), layer2, bgp, _objects: Some(objects) })
     }
 
     /// Who wants to hear of objects.
@@ -112,10 +108,71 @@ impl Announcing {
         self.layer2.as_ref().map(L2Announcer::state)
     }
 
-    /// Is silent from now on; other nodes take over at once.
+    pub(crate) fn bgp(&self) -> Option<watch::Receiver<Arc<BgpState>>> {
+        self.bgp.as_ref().map(BgpAnnouncer::state)
+    }
+
+    /// Is silent from now on; other nodes take over at once, and routers forget this one.
     pub(crate) async fn stop(self) {
-        if let Some(layer2) = self.layer2 {
-            layer2.stop().await;
-        }
+        let layer2 = async {
+            if let Some(layer2) = self.layer2 {
+                layer2.stop().await;
+            }
+        };
+        let bgp = async {
+            if let Some(bgp) = self.bgp {
+                bgp.stop(Stop::Shutdown).await;
+            }
+        };
+        tokio::join!(layer2, bgp);
+    }
+}
+
+impl AnnounceArgs {
+    fn layer2(
+        &self,
+        node: &Arc<str>,
+        objects: &Objects,
+        server: Option<&ApiServer>,
+        bare: &Registry,
+        announced: &SpeakerAnnounced,
+    ) -> anyhow::Result<L2Announcer> {
+        let capabilities = rustix::thread::capabilities(None)?.effective;
+        anyhow::ensure!(
+            capabilities.contains(CapabilitySet::NET_RAW),
+            "the capability CAP_NET_RAW is missing, which announcing by ARP and NDP needs: run as root, or in a container that has it"
+        );
+        let patterns: Vec<&str> = match &self.exclude_interface[..] {
+            [] => DEFAULT_EXCLUDED.to_vec(),
+            given => given.iter().map(String::as_str).collect(),
+        };
+        let excluded = excluded(&patterns).map_err(anyhow::Error::msg).context("--exclude-interface")?;
+        let membership = server.map(|server| Membership {
+            server: server.clone(),
+            namespace: self
+                .lease_namespace
+                .clone()
+                .or_else(|| variable("POD_NAMESPACE"))
+                .unwrap_or_else(|| server.namespace().to_owned()),
+            pod: pod_uid().map(|uid| (pod_name(), uid)),
+        });
+        let statuses = server.map(|_| self.metallb_namespace.clone());
+        let settings = Settings { node: node.clone(), excluded };
+        Ok(L2Announcer::start(objects.announcements(), membership, statuses, settings, bare, announced)?)
+    }
+
+    /// Routers are connected to, and never connect: as with MetalLB.
+    fn bgp(
+        &self,
+        node: &Arc<str>,
+        objects: &Objects,
+        server: Option<&ApiServer>,
+        announced: &SpeakerAnnounced,
+    ) -> anyhow::Result<BgpAnnouncer> {
+        // Discriminators of BFD and the jitter of timers differ between processes; nothing secret comes of it.
+        let seed = ahash::RandomState::new().hash_one(node);
+        let told = server.map(|server| (server.clone(), self.metallb_namespace.clone()));
+        let (vips, routers) = (objects.announcements(), objects.routers());
+        Ok(BgpAnnouncer::start(vips, routers, node.clone(), None, seed, told, announced)?)
     }
 }

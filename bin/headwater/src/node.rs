@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use headwater_announcer::bgp::BgpState;
 use headwater_kube_io::{Access, ApiError, ApiServer, ApiServerSource, DirectorySource, NodeAnnotation, Selection};
 use headwater_model::nat::KeepClient;
 use headwater_model::tunnel::{DEFAULT_TUNNEL_PORT, TUNNEL_ANNOTATION};
@@ -168,7 +170,9 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
     let announcing = Announcing::start(&args.announce, &node, server.as_ref(), &bare)?;
     let listeners = announcing.listeners();
     let plane = ServiceLb::start_telling(source, args.settings(node.clone()), &registry, listeners)?;
-    let server = admin(&plane, &announcing, registry, level).metallb(bare).bind(args.admin).await?;
+    let routers = announcing.bgp();
+    let of_peers = move || routers.as_ref().map(|state| peer_metrics(&state.borrow())).unwrap_or_default();
+    let server = admin(&plane, &announcing, registry, level).metallb(bare, of_peers).bind(args.admin).await?;
     tracing::info!(admin = %server.local_address(), node = &*node, "node is up");
     let admin = tokio::spawn(server.serve());
     stop_signal().await?;
@@ -179,8 +183,15 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
+/// Under MetalLB's names, which call peers by their addresses.
+fn peer_metrics(state: &BgpState) -> String {
+    headwater_announcer::bgp::metrics(&state.peers, |name| {
+        state.addresses.get(name).cloned().unwrap_or_else(|| name.into())
+    })
+}
+
 fn admin(plane: &ServiceLb, announcing: &Announcing, registry: Registry, level: LogLevel) -> Admin {
-    let layer2 = announcing.layer2();
+    let (layer2, bgp) = (announcing.layer2(), announcing.bgp());
     let (state, snapshots, findings) = (plane.state(), plane.snapshots(), plane.findings());
     let ready = {
         let state = state.clone();
@@ -198,6 +209,9 @@ fn admin(plane: &ServiceLb, announcing: &Announcing, registry: Registry, level: 
         let mut status = json!({ "version": env!("CARGO_PKG_VERSION"), "kernel": *state, "findings": *findings });
         if let Some(layer2) = &layer2 {
             status["layer2"] = json!(**layer2.borrow());
+        }
+        if let Some(bgp) = &bgp {
+            status["bgp"] = json!(bgp.borrow().report(Instant::now()));
         }
         status
     })

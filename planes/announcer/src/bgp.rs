@@ -19,10 +19,13 @@ mod peer;
 mod plan;
 mod run;
 mod speaker;
+mod status;
 mod watcher;
 
+pub use headwater_bgp::Stop;
 pub use metrics::metrics;
 pub use objects::{Offer, PeerRefusal, PrefixRefusal, peer, routes};
 pub use plan::{Memory, Planned, Routers, plan};
 pub use run::{BgpAnnouncer, BgpState};
 pub use speaker::{Peer, PeerPlan, PeerStatus, Plan, Routes, Speaker, Watch};
+pub use status::{BgpReport, PeerReport};

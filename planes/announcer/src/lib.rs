@@ -2,4 +2,6 @@
 
 pub mod bgp;
 pub mod l2;
+pub mod metrics;
 pub mod objects;
+mod status;

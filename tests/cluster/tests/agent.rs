@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use headwater_kube_io::{Access, ApiError, ApiServer, ApiServerSource, NodeAnnotation, Selection};
 use headwater_model::cluster::Cluster as Objects;
+use headwater_model::origin::Kind;
 use headwater_model::tunnel::TUNNEL_ANNOTATION;
 use headwater_testkit::cluster::{Cluster, Output, TokenKubeconfig};
 use headwater_testkit::wait::eventually;
@@ -225,4 +226,55 @@ async fn an_agent_reads_services_with_their_status_and_nodes_without_their_heart
         }
         seen = now;
     }
+}
+
+#[tokio::test]
+async fn an_agent_that_announces_reads_routers_with_their_passwords_and_writes_who_hears_of_what() -> Result<()> {
+    let cluster = Cluster::start().await?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    cluster.kubectl(&["apply", "--server-side", "-f", root.join("deploy/crds/metallb").to_str().unwrap()]).await?;
+    cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"]).await?;
+    for namespace in ["metallb-system", "announcing"] {
+        cluster.kubectl(&["create", "namespace", namespace]).await?;
+    }
+    let chart = root.join("deploy/helm/headwater");
+    let values = "node.enabled=true,node.announce={l2,bgp},webhook.enabled=false";
+    let words = ["install", "announcing", chart.to_str().unwrap(), "--namespace", "announcing", "--set", values];
+    let output = cluster.run("helm", cluster.kubeconfig(), &words).await?;
+    ensure!(output.success, "helm: {}{}", output.stdout, output.stderr);
+    let path = |plural: &str| format!("/apis/metallb.io/v1beta1/namespaces/metallb-system/{plural}");
+    let peer = json!({ "apiVersion": "metallb.io/v1beta2", "kind": "BGPPeer", "metadata": { "name": "tor" },
+        "spec": { "myASN": 64512, "peerASN": 64513, "peerAddress": "192.0.2.1", "passwordSecret": { "name": "tor" } } });
+    cluster.create(&path("bgppeers").replace("v1beta1", "v1beta2"), &peer).await?;
+    let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "tor" }, "type": "kubernetes.io/basic-auth",
+        "stringData": { "password": "hidden" } });
+    cluster.create("/api/v1/namespaces/metallb-system/secrets", &secret).await?;
+
+    let agent = cluster.kubeconfig_for_service_account("announcing", "announcing-headwater-node").await?;
+    let server = connect(agent.path()).await?;
+    let selection = Selection::of_announcing_node("metallb-system").and_routers("metallb-system");
+    let mut source = ApiServerSource::start(&server, selection);
+    let mut objects = Objects::default();
+    tokio::time::timeout(DEADLINE, async {
+        while objects.bgp_peers.is_empty() || objects.secrets.is_empty() {
+            let batch = source.next().await;
+            ensure!(batch.findings.is_empty(), "{:?}", batch.findings);
+            batch.changes.iter().for_each(|change| objects.apply(change));
+        }
+        Ok(())
+    })
+    .await
+    .context("a peer and its password are not told")??;
+    ensure!(objects.secrets.keys().all(|id| &*id.namespace == "metallb-system"), "{:?}", objects.secrets.keys());
+
+    for (kind, plural) in [(Kind::ServiceL2Status, "servicel2statuses"), (Kind::ServiceBgpStatus, "servicebgpstatuses")]
+    {
+        let status = json!({ "node": "node-1", "serviceName": "web", "serviceNamespace": "shop" });
+        let version = server.write_announced(kind, "metallb-system", "one", &Default::default(), &status).await?;
+        let object = cluster.get(&format!("{}/one", path(plural))).await?;
+        ensure!(object["status"] == status, "{object}");
+        server.delete_announced(kind, "metallb-system", "one", &version).await?;
+        ensure!(cluster.find(&format!("{}/one", path(plural))).await?.is_none(), "{kind} stays");
+    }
+    Ok(())
 }

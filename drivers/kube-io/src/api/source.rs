@@ -70,6 +70,13 @@ impl Selection {
         Self { within, reader: Reader::Announcer, ..Self::of_node() }
     }
 
+    /// The same, and what it reads to tell routers of them by BGP. Secrets, which have the passwords of peers, as well.
+    pub fn and_routers(mut self, namespace: &str) -> Self {
+        let kinds = [Kind::BgpPeer, Kind::BfdProfile, Kind::Community, Kind::Secret];
+        self.within.extend(kinds.map(|kind| (kind, namespace.to_owned())));
+        self
+    }
+
     /// Label selector of the watches of a whole kind, as kube-proxy's.
     fn labels(&self, kind: Kind) -> Option<Arc<str>> {
         let is_proxied = matches!(kind, Kind::Service | Kind::EndpointSlice);

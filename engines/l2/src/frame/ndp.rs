@@ -172,7 +172,8 @@ impl Solicitation {
 
     /// The answer, from an interface with these addresses; `None`: it does not say whom to answer.
     ///
-    /// One who looks for duplicates is answered by telling everybody (RFC 4861 section 7.2.4).
+    /// One who looks for duplicates is answered by telling everybody (RFC 4861 section 7.2.4). Whoever else asks hears it
+    /// from the address itself, as Linux answers for its own: there are tools that believe nobody else.
     pub fn answer(&self, mac: Mac, link_local: Ipv6Addr) -> Option<Advertisement> {
         if self.from.is_unspecified() {
             return Some(Advertisement { overrides: true, ..Advertisement::unsolicited(mac, link_local, self.target) });
@@ -181,7 +182,7 @@ impl Solicitation {
         Some(Advertisement {
             destination: sender,
             source: mac,
-            from: link_local,
+            from: self.target,
             to: self.from,
             target: self.target,
             solicited: true,
@@ -316,7 +317,7 @@ mod tests {
     #[test]
     fn an_answer_says_whose_the_address_is_to_the_one_who_asked() {
         let answer = solicitation().answer(US, link_local()).unwrap();
-        assert_eq!((answer.destination, answer.to), (THEM, "fe80::2".parse().unwrap()));
+        assert_eq!((answer.destination, answer.to, answer.from), (THEM, "fe80::2".parse().unwrap(), vip()));
         assert_eq!((answer.solicited, answer.overrides, answer.owner), (true, false, Some(US)));
         assert_eq!(Neighbour::parse(&answer.render()), Ok(Neighbour::Advertisement(answer)));
     }

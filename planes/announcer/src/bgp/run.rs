@@ -1,20 +1,25 @@
 //! The plane: follows what may be announced, and makes the speaker do it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use headwater_bgp::{State, Stop};
+use headwater_kube_io::ApiServer;
 use headwater_model::announce::Announcements;
 use headwater_model::origin::NamespacedName;
 use headwater_net_io::listen::ListenError;
 use headwater_process::publish::Subscriber;
+use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, MissedTickBehavior, interval};
 
 use super::plan::{Memory, Planned, Routers, plan};
 use super::speaker::{PeerStatus, Speaker};
+use super::status::{statuses, tell_events};
+use crate::metrics::{Announced, SpeakerAnnounced};
+use crate::status::{Desk, Written};
 
 /// How often operators see another state of peers.
 const LOOK: Duration = Duration::from_secs(1);
@@ -36,11 +41,13 @@ pub struct BgpAnnouncer {
     state: watch::Receiver<Arc<BgpState>>,
     stop: Option<oneshot::Sender<Stop>>,
     task: JoinHandle<()>,
+    desk: Option<JoinHandle<()>>,
 }
 
 impl BgpAnnouncer {
     /// Speaks with the routers that concern the node, in the network namespace of this thread. `listen`: where routers
-    /// may connect; `None`: nowhere, as with MetalLB. `seed`: different for each process.
+    /// may connect; `None`: nowhere, as with MetalLB. `seed`: different for each process. `told`: where statuses and Events are written, and the
+    /// namespace of MetalLB's resources; `announced`: the metric that all ways of announcing share.
     ///
     /// # Errors
     /// The address cannot be listened on.
@@ -50,18 +57,30 @@ impl BgpAnnouncer {
         node: Arc<str>,
         listen: Option<SocketAddr>,
         seed: u64,
+        told: Option<(ApiServer, String)>,
+        announced: &SpeakerAnnounced,
     ) -> Result<Self, ListenError> {
         let (tell, state) = watch::channel(Arc::default());
+        let (services, written) = watch::channel(BTreeMap::new());
         let (stop, stopped) = oneshot::channel();
+        let speaker = Speaker::new(listen, seed)?;
+        let desk = told.map(|(server, namespace)| {
+            tokio::spawn(tell_events(server.clone(), node.clone(), state.clone()));
+            let desk = Desk { server, namespace, node: node.clone(), written: Written::Bgp };
+            tokio::spawn(desk.keep(written))
+        });
         let plane = Plane {
-            speaker: Speaker::new(listen, seed)?,
+            speaker,
+            vips: Vec::new(),
+            services,
+            announced: announced.of("bgp"),
             memory: Memory::default(),
             planned: Planned::default(),
             refused: BTreeSet::new(),
             node,
             state: tell,
         };
-        Ok(Self { state, stop: Some(stop), task: tokio::spawn(plane.run(announcements, routers, stopped)) })
+        Ok(Self { state, stop: Some(stop), task: tokio::spawn(plane.run(announcements, routers, stopped)), desk })
     }
 
     /// How it stands with every peer.
@@ -76,12 +95,18 @@ impl BgpAnnouncer {
             let _ = tell.send(stop);
         }
         let _ = (&mut self.task).await;
+        if let Some(desk) = &mut self.desk {
+            let _ = desk.await;
+        }
     }
 }
 
 impl Drop for BgpAnnouncer {
     fn drop(&mut self) {
         self.task.abort();
+        if let Some(desk) = &self.desk {
+            desk.abort();
+        }
     }
 }
 
@@ -92,7 +117,11 @@ struct Plane {
     /// What the log has said.
     refused: BTreeSet<String>,
     node: Arc<str>,
+    /// Addresses of Services that are known.
+    vips: Vec<(NamespacedName, IpAddr)>,
     state: watch::Sender<Arc<BgpState>>,
+    services: watch::Sender<BTreeMap<NamespacedName, Value>>,
+    announced: Announced,
 }
 
 impl Plane {
@@ -140,10 +169,11 @@ impl Plane {
             tracing::warn!("{why}");
         }
         self.refused = refused;
+        self.vips = announcements.vips.iter().map(|vip| (vip.origin.key.id.clone(), vip.address)).collect();
         self.planned = planned;
     }
 
-    fn tell(&self) {
+    fn tell(&mut self) {
         let peers = self.speaker.status();
         let up = |name: &Arc<str>| peers.get(name).is_some_and(|peer| peer.session.state == State::Established);
         let services = self.planned.services.iter().filter_map(|(service, names)| {
@@ -156,6 +186,16 @@ impl Plane {
             refused: self.refused.clone(),
             peers,
         };
+        let heard = self.vips.iter().filter(|(service, _)| state.services.contains_key(service));
+        self.announced.show(heard.map(|(service, address)| (service.to_string(), address)));
+        let statuses = statuses(&self.node, &state);
+        self.services.send_if_modified(|known| {
+            let differs = *known != statuses;
+            if differs {
+                *known = statuses;
+            }
+            differs
+        });
         self.state.send_if_modified(|known| {
             let differs = **known != state;
             if differs {

@@ -16,10 +16,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::config::RENEW;
 use super::interfaces::Found;
 use super::membership::Circle;
-use super::metrics::Announced;
 use super::state::{L2State, VipState};
-use super::status::{AnnouncedServices, News};
+use super::status::{AnnouncedServices, News, status};
 use super::wire::{Order, Told};
+use crate::metrics::Announced;
 
 /// A node that was elected for less than this may not have announced the address yet.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -268,15 +268,15 @@ impl Control {
             vip.problem = standing.and_then(|standing| standing.clone().err());
             if vip.is_announced {
                 let at = self.memory.wanted.binary_search_by_key(&vip.address, |wanted| wanted.address);
-                let names = match at.ok().map(|at| &self.memory.wanted[at].interfaces) {
+                let names: Vec<Arc<str>> = match at.ok().map(|at| &self.memory.wanted[at].interfaces) {
                     Some(Interfaces::Named(names)) => names.iter().cloned().collect(),
                     _ => Vec::new(),
                 };
-                services.insert(vip.service.clone(), names);
+                services.insert(vip.service.clone(), status(&self.node, &vip.service, &names));
                 announced.push((vip.service.to_string(), vip.address));
             }
         }
-        self.announced.show(&announced);
+        self.announced.show(announced.iter().map(|(service, address)| (service.clone(), address)));
         self.services.send_if_modified(|known| {
             let changed = *known != services;
             if changed {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use headwater_l2::Counted;
-use headwater_process::metrics::{CounterShard, GaugeShard, Registry, ShardedCounter, ShardedGauge};
+use headwater_process::metrics::{CounterShard, Registry, ShardedCounter};
 
 /// Names and values.
 type Labels = Vec<(&'static str, String)>;
@@ -57,41 +57,5 @@ impl Counts {
             Counted::Gratuitous => gratuitous.inc(),
             Counted::Probe => {}
         }
-    }
-}
-
-/// `metallb_speaker_announced`: 1 for each address that this node announces.
-pub(super) struct Announced {
-    family: ShardedGauge<Labels>,
-    node: String,
-    shown: Vec<GaugeShard>,
-}
-
-impl Announced {
-    pub(super) fn new(registry: &Registry, node: &str) -> Self {
-        let family = registry.gauges("metallb_speaker_announced", "Services announced from this node");
-        Self { family, node: node.to_owned(), shown: Vec::new() }
-    }
-
-    /// These addresses of Services, and no others.
-    pub(super) fn show(&mut self, announced: &[(String, IpAddr)]) {
-        let all: Vec<Labels> = announced
-            .iter()
-            .map(|(service, ip)| {
-                vec![
-                    ("service", service.clone()),
-                    ("protocol", "layer2".to_owned()),
-                    ("node", self.node.clone()),
-                    ("ip", ip.to_string()),
-                ]
-            })
-            .collect();
-        self.family.retain(|_| false);
-        let show = |labels| {
-            let shard = self.family.shard(labels);
-            shard.set(1);
-            shard
-        };
-        self.shown = all.iter().map(show).collect();
     }
 }

@@ -21,10 +21,12 @@ use tokio::task::JoinHandle;
 use super::config::Settings;
 use super::control::{Control, Memory, WAITING_NEWS};
 use super::membership::{Circle, Membership};
-use super::metrics::{Announced, Counts};
+use super::metrics::Counts;
 use super::state::L2State;
-use super::status::{AnnouncedServices, Desk};
+use super::status::{AnnouncedServices, tell};
 use super::{interfaces, wire};
+use crate::metrics::SpeakerAnnounced;
+use crate::status::{Desk, Written};
 
 /// Why the plane does not start.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +50,8 @@ impl L2Announcer {
     /// Begins to elect and to answer, in the network namespace of this thread. Needs `CAP_NET_RAW`.
     ///
     /// `membership`: where nodes meet; without it this node elects among all that are known, and cannot see who is dead.
-    /// `statuses`: namespace of the objects that tell who announces. `bare`: metrics without a prefix.
+    /// `statuses`: namespace of the objects that tell who announces. `bare`: metrics without a prefix; `announced`: the one
+    /// of them that all ways of announcing share.
     ///
     /// # Errors
     /// When the interfaces cannot be read, or the system has no room.
@@ -58,6 +61,7 @@ impl L2Announcer {
         statuses: Option<String>,
         settings: Settings,
         bare: &Registry,
+        announced: &SpeakerAnnounced,
     ) -> Result<Self, StartError> {
         let Settings { node, excluded } = settings;
         let interfaces = interfaces::follow(excluded).map_err(StartError::Interfaces)?;
@@ -68,15 +72,15 @@ impl L2Announcer {
         let (news, told) = mpsc::channel(WAITING_NEWS);
         let desk = match (&membership, statuses) {
             (Some(Membership { server, .. }), Some(namespace)) => {
-                tokio::spawn(Desk::tell(server.clone(), node.clone(), told));
-                let desk = Desk { server: server.clone(), namespace, node: node.clone() };
+                tokio::spawn(tell(server.clone(), node.clone(), told));
+                let desk = Desk { server: server.clone(), namespace, node: node.clone(), written: Written::L2 };
                 Some(tokio::spawn(desk.keep(announced_services)))
             }
             _ => None,
         };
         let (stop, stopped) = oneshot::channel();
         let control = Control {
-            announced: Announced::new(bare, &node),
+            announced: announced.of("layer2"),
             circle: Circle::new(&node, membership),
             node,
             announcements,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use headwater_announcer::l2::{DEFAULT_EXCLUDED, L2Announcer, L2State, Membership, Settings, VipState, excluded};
+use headwater_announcer::metrics::SpeakerAnnounced;
 use headwater_l2::{Candidate, elect};
 use headwater_model::announce::{Announcements, L2Candidate, Vip};
 use headwater_model::origin::{Kind, ObjectKey, Origin};
@@ -105,10 +106,11 @@ impl<'lab> Segment<'lab> {
         node.publisher.publish(said.clone());
         node.registry = Registry::bare();
         let (subscriber, registry) = (node.publisher.subscribe(), node.registry.clone());
+        let announced = SpeakerAnnounced::new(&registry, name.into());
         let statuses = membership.as_ref().map(|_| "metallb-system".to_owned());
         node.plane = Some(node.host.run(move || {
             let _guard = runtime.enter();
-            L2Announcer::start(subscriber, membership, statuses, settings, &registry)
+            L2Announcer::start(subscriber, membership, statuses, settings, &registry, &announced)
         })?);
         // The publication came before the plane.
         node.publisher.publish(said.clone());

@@ -67,10 +67,10 @@ status: {result: Valid}
     let expected = [
         "IPAddressPool",
         "L2Advertisement",
-        "BGPAdvertisement",
-        "BGPPeer",
-        "BFDProfile",
         "Community",
+        "BFDProfile",
+        "BGPPeer",
+        "BGPAdvertisement",
         "ServiceL2Status",
         "ServiceBGPStatus",
         "ConfigurationState",

@@ -492,7 +492,12 @@ impl State {
             let status = json!({ "instances": instances });
             let old = made.instances.get(&key.id);
             if old.is_none_or(|old| without_times(old) != without_times(&status)) {
-                self.server.apply_status(&key, status.clone(), true).await?;
+                if instances.is_empty() {
+                    // What is given up item by item ends as null, which the definition refuses.
+                    self.server.remove_status_field(&key, "instances").await?;
+                } else {
+                    self.server.apply_status(&key, status.clone(), true).await?;
+                }
                 if let Some(words) = self.conflict_of(&key) {
                     let uid = self.server.uid(&key).await?.map(Arc::from);
                     let (reason, note) =

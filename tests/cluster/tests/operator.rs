@@ -155,9 +155,24 @@ async fn an_alb2_becomes_a_gateway_follows_its_object_and_goes_with_it() -> Resu
         };
         eventually(DEADLINE, follows).await.context("maxTermSeconds")?;
         in_state(&cluster, &namespace, "Running").await?;
+        let instances = |frontend: &Value| frontend["status"]["instances"].as_object().map_or(0, |map| map.len());
+        let before = cluster.get(&deployment).await?["metadata"]["uid"].take();
         cluster.delete(&deployment).await?;
+        let again = || async {
+            let found = cluster.find(&deployment).await?;
+            Ok(found.filter(|found| found["metadata"]["uid"] != before))
+        };
+        eventually(DEADLINE, again).await.context("another Deployment")?;
         in_state(&cluster, &namespace, "Running").await?;
-        ensure!(cluster.find(&deployment).await?.is_some(), "it runs without a Deployment");
+        // Pods that are gone are nobody's instances.
+        let frontend = format!("/apis/crd.alauda.io/v1/namespaces/{namespace}/frontends/demo-08080");
+        let one = || async { Ok((instances(&cluster.get(&frontend).await?) == 1).then_some(())) };
+        eventually(DEADLINE, one).await.context("instances of the Frontend")?;
+        set(&cluster, &namespace, json!({ "replicas": 0 })).await?;
+        let none = || async { Ok((instances(&cluster.get(&frontend).await?) == 0).then_some(())) };
+        eventually(DEADLINE, none).await.context("instances of no pods")?;
+        set(&cluster, &namespace, json!({ "replicas": 1 })).await?;
+        in_state(&cluster, &namespace, "Running").await?;
 
         // A class comes and goes with the switch; one that somebody else made is left alone, and told.
         let class = "/apis/networking.k8s.io/v1/ingressclasses/demo";

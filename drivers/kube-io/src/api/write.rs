@@ -51,6 +51,21 @@ impl ApiServer {
         within(what, REQUEST_LIMIT, api.patch_status(&key.id.name, &parameters, &Patch::Apply(&body))).await.map(drop)
     }
 
+    /// Takes a field out of `status`, whoever wrote it. An object that is gone has none.
+    ///
+    /// # Errors
+    /// [`ApiError::Forbidden`], [`ApiError::Refused`], [`ApiError::Unavailable`].
+    pub async fn remove_status_field(&self, key: &ObjectKey, field: &str) -> Result<(), ApiError> {
+        let what = || format!("status.{field} of {key}");
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), &key.id.namespace, &resource_to_read(key.kind));
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(json!({ "status": { field: null } })));
+        match within(what, REQUEST_LIMIT, api.patch_status(&key.id.name, &parameters, &patch)).await {
+            Ok(_) | Err(ApiError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes these the labels that our field manager gives an object of somebody else; those that we gave before and that
     /// are not among them go.
     ///

@@ -172,6 +172,7 @@ async fn an_alb2_becomes_a_gateway_follows_its_object_and_goes_with_it() -> Resu
         let none = || async { Ok((instances(&cluster.get(&frontend).await?) == 0).then_some(())) };
         eventually(DEADLINE, none).await.context("instances of no pods")?;
         set(&cluster, &namespace, json!({ "replicas": 1 })).await?;
+        eventually(DEADLINE, one).await.context("an instance again")?;
         in_state(&cluster, &namespace, "Running").await?;
 
         // A class comes and goes with the switch; one that somebody else made is left alone, and told.
@@ -193,9 +194,10 @@ async fn an_alb2_becomes_a_gateway_follows_its_object_and_goes_with_it() -> Resu
         until_gone(&cluster, class).await?;
 
         // A load balancer in front is waited for.
+        let alb = format!("/apis/crd.alauda.io/v2beta1/namespaces/{namespace}/alaudaloadbalancer2/demo");
         set(&cluster, &namespace, json!({ "vip": { "enableLbSvc": true } })).await?;
-        let status = in_state(&cluster, &namespace, "Progressing").await?;
-        assert_eq!(status["reason"], "wait lb svc ready", "{status}");
+        let waits = || async { Ok((cluster.get(&alb).await?["status"]["reason"] == "wait lb svc ready").then_some(())) };
+        eventually(DEADLINE, waits).await.context("it does not wait for its address")?;
         let balancer = format!("/api/v1/namespaces/{namespace}/services/demo-lb");
         let service = cluster.get(&balancer).await?;
         assert_eq!(service["spec"]["ports"][0]["port"], 8080, "{service}");
@@ -207,7 +209,6 @@ async fn an_alb2_becomes_a_gateway_follows_its_object_and_goes_with_it() -> Resu
         until_gone(&cluster, &balancer).await?;
 
         // It goes, and all that was made for it, where it cannot own it too.
-        let alb = format!("/apis/crd.alauda.io/v2beta1/namespaces/{namespace}/alaudaloadbalancer2/demo");
         cluster.delete(&alb).await?;
         let rbac = "/apis/rbac.authorization.k8s.io/v1";
         let whole = format!("headwater-alb:{namespace}:demo");

@@ -233,6 +233,7 @@ http {{
     location /checked/ {{ auth_request /_auth; proxy_pass http://origin; }}
     location = /_auth {{
       internal; proxy_pass http://auth; proxy_pass_request_body off; proxy_set_header Content-Length \"\";
+      proxy_set_header Connection \"\"; proxy_set_header Host $host;
       proxy_set_header X-Original-URI $request_uri;
     }}
     location /static/ {{ proxy_pass http://origin; }}

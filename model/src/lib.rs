@@ -16,6 +16,7 @@ pub mod announce;
 pub mod client;
 pub mod cluster;
 pub mod finding;
+pub mod fnv;
 pub mod gateway;
 pub mod metallb;
 pub mod nat;

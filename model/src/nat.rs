@@ -9,6 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
+use crate::fnv::fnv1a_32;
 use crate::origin::{NamespacedName, Origin};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -316,7 +317,7 @@ impl ServiceSnapshot {
 /// FNV-1a.
 fn shard(id: &NamespacedName) -> usize {
     let bytes = id.namespace.bytes().chain([b'/']).chain(id.name.bytes());
-    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let hash = fnv1a_32(bytes);
     (hash ^ (hash >> 16)) as usize % SHARDS
 }
 

@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::fnv::fnv1a_32;
+
 /// Annotation of a Node: the [`TunnelEnd`] there, as JSON. A Node without it has no tunnel.
 pub const TUNNEL_ANNOTATION: &str = "headwater.dev/tunnel";
 
@@ -32,7 +34,7 @@ impl MacAddress {
     /// bits of FNV-1a over the name, of which the first is set where the address would be [reserved](Self::is_reserved).
     /// Every version derives the same.
     pub fn of_node(name: &str) -> Self {
-        let hash = name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        let hash = fnv1a_32(name.bytes());
         let [a, b, c, d] = (if hash < 0x100 { hash | 0x8000_0000 } else { hash }).to_be_bytes();
         Self([0x02, 0x48, a, b, c, d])
     }

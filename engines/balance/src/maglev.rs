@@ -1,5 +1,6 @@
 //! Maglev consistent hashing (Eisenbud and others, NSDI 2016, section 3.4), with weights.
 
+use headwater_model::fnv::fnv1a_64;
 use headwater_model::gateway::EndpointAddress;
 
 use crate::random::{below, mix};
@@ -16,7 +17,7 @@ const MAX_CHOICES: u64 = 16;
 ///
 /// FNV-1a, then mixed.
 pub fn hash_key(key: &[u8]) -> u64 {
-    mix(key.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)))
+    mix(fnv1a_64(key.iter().copied()))
 }
 
 /// Which endpoint a key goes to.

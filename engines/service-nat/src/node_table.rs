@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use headwater_model::fnv::fnv1a_64;
 use headwater_model::nat::{NodeShare, NodeTable};
 
 /// Powers of two, so that each place of a table is a whole number of places of a larger one. The first that has enough
@@ -24,8 +25,7 @@ pub(crate) fn mix(number: u64) -> u64 {
 
 /// FNV-1a, then mixed: the same on every machine.
 pub(crate) fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
-    let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    mix(bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, fold))
+    mix(fnv1a_64(bytes))
 }
 
 /// Fills a table in proportion to weights; `None` without nodes. Of more than 65,535 nodes the first take part.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use headwater_kube_io::{ApiError, ApiServer, EventNote};
+use headwater_model::fnv::fnv1a_64;
 use headwater_model::metallb::status::{NODE_LABEL, SERVICE_NAME_LABEL, SERVICE_NAMESPACE_LABEL};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 use serde_json::Value;
@@ -40,16 +41,10 @@ impl Written {
     fn name(self, service: &NamespacedName, node: &str) -> String {
         match self {
             // Whichever node announces it.
-            Self::L2 => format!("l2-{:016x}", hash(&service.to_string())),
-            Self::Bgp => format!("bgp-{:016x}", hash(&format!("{service}/{node}"))),
+            Self::L2 => format!("l2-{:016x}", fnv1a_64(service.to_string().bytes())),
+            Self::Bgp => format!("bgp-{:016x}", fnv1a_64(format!("{service}/{node}").bytes())),
         }
     }
-}
-
-/// FNV-1a, 64 bit: the same in every process and version.
-fn hash(text: &str) -> u64 {
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 /// Where to write.

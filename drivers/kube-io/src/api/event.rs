@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use headwater_model::fnv::fnv1a_64;
 use headwater_model::origin::ObjectKey;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -116,16 +117,15 @@ fn name_of(note: &EventNote, text: &str) -> String {
     let kind = note.about.kind.as_str();
     let uid = note.uid.as_deref().unwrap_or_default();
     let level = if note.warning { "Warning" } else { "Normal" };
-    let hash = fnv1a([kind, uid, level, &note.reason, text]);
+    let hash = hash([kind, uid, level, &note.reason, text]);
     // 253 bytes for the whole name, 17 of them for the hash.
     let name = cut(&note.about.id.name, 236).trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
     format!("{name}.{hash:016x}")
 }
 
-/// FNV-1a, 64 bit: the same in every process and version, which the standard library's hasher does not promise.
-fn fnv1a<const N: usize>(parts: [&str; N]) -> u64 {
-    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+/// The same in every process and version.
+fn hash<const N: usize>(parts: [&str; N]) -> u64 {
+    fnv1a_64(parts.iter().flat_map(|part| part.bytes().chain([0])))
 }
 
 /// The longest beginning of at most `limit` bytes.

@@ -1,5 +1,7 @@
 //! Field paths (`spec.rules[0].host`, `metadata.annotations[example.com/x]`) and the lines they stand on.
 
+use headwater_model::fnv::{FNV_64, fnv1a_64_on};
+
 use super::node::{Node, Value};
 
 /// One step of a path.
@@ -110,11 +112,11 @@ fn collect(node: &Node, hash: u64, lines: &mut Vec<(u64, u32)>) {
     }
 }
 
-const ROOT: u64 = 0xcbf2_9ce4_8422_2325;
+const ROOT: u64 = FNV_64;
 
-/// FNV-1a, continued over one step and a byte that ends it (0xff is in no UTF-8 text).
+/// Continued over one step and a byte that ends it (0xff is in no UTF-8 text).
 fn step_hash(hash: u64, step: &str) -> u64 {
-    step.bytes().chain([0xff]).fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    fnv1a_64_on(hash, step.bytes().chain([0xff]))
 }
 
 #[cfg(test)]

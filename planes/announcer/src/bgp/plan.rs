@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use headwater_model::announce::Announcements;
 use headwater_model::cluster::Cluster;
+use headwater_model::fnv::fnv1a_32;
 use headwater_model::metallb::community::{CommunityRef, CommunityValue};
 use headwater_model::metallb::peer::{BfdProfileSpec, BgpPeerSpec};
 use headwater_model::object::INTERNAL_IP;
@@ -78,10 +79,9 @@ fn password(cluster: &Cluster, namespace: &str, spec: &BgpPeerSpec) -> Option<Se
     String::from_utf8(bytes.to_vec()).ok().map(Secret)
 }
 
-/// An identifier for a node without address of IPv4: FNV-1a of its name, and never 0.0.0.0.
+/// An identifier for a node without address of IPv4: a hash of its name, and never 0.0.0.0.
 fn id_of(node: &str) -> Ipv4Addr {
-    let hash = node.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    Ipv4Addr::from(hash.max(1))
+    Ipv4Addr::from(fnv1a_32(node.bytes()).max(1))
 }
 
 /// What was planned last: what cannot be read any more stays as it was.

@@ -33,25 +33,7 @@ pub use names::Domain;
 pub use rule::Rule;
 pub use timeout_policy::TimeoutPolicy;
 
-use crate::origin::{Kind, NamespacedName, ObjectKey, Origin};
-
-macro_rules! keyed {
-    ($($name:ident)*) => {$(
-        impl $name {
-            pub fn key(&self) -> ObjectKey {
-                ObjectKey { kind: Kind::$name, id: self.id() }
-            }
-
-            pub fn id(&self) -> NamespacedName {
-                NamespacedName { namespace: self.metadata.namespace.clone(), name: self.metadata.name.clone() }
-            }
-
-            pub fn origin(&self) -> Origin {
-                Origin { key: self.key(), generation: self.metadata.generation }
-            }
-        }
-    )*};
-}
+use crate::object::keyed;
 
 keyed! { Alb2 Frontend Rule TimeoutPolicy }
 

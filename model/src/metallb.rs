@@ -27,29 +27,22 @@ pub use pool::IpAddressPool;
 pub use range::AddressRange;
 pub use status::{ConfigurationState, ServiceBgpStatus, ServiceL2Status};
 
-use crate::origin::{Kind, NamespacedName, ObjectKey, Origin};
+use crate::object::keyed;
+use crate::origin::Kind;
 use crate::selector::LabelSelector;
-
-macro_rules! keyed {
-    ($($name:ident)*) => {$(
-        impl $name {
-            pub fn key(&self) -> ObjectKey {
-                ObjectKey { kind: Kind::$name, id: self.id() }
-            }
-
-            pub fn id(&self) -> NamespacedName {
-                NamespacedName { namespace: self.metadata.namespace.clone(), name: self.metadata.name.clone() }
-            }
-
-            pub fn origin(&self) -> Origin {
-                Origin { key: self.key(), generation: self.metadata.generation }
-            }
-        }
-    )*};
-}
 
 keyed! { IpAddressPool L2Advertisement BgpAdvertisement BgpPeer BfdProfile Community }
 keyed! { ServiceL2Status ServiceBgpStatus ConfigurationState }
+
+/// Those that users write, and that are judged together.
+pub const WRITTEN_KINDS: [Kind; 6] = [
+    Kind::IpAddressPool,
+    Kind::L2Advertisement,
+    Kind::BgpAdvertisement,
+    Kind::BgpPeer,
+    Kind::BfdProfile,
+    Kind::Community,
+];
 
 /// API group of all of them.
 pub const GROUP: &str = "metallb.io";

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::origin::{Kind, NamespacedName, ObjectKey, Origin};
 use crate::settings::GatewaySettingsSpec;
 
 /// A field of the API that Headwater knows and does not need.
@@ -109,6 +108,26 @@ pub struct Metadata {
     pub deletion_grace_period_seconds: Ignored,
 }
 
+/// How objects of these types are named: the type has `metadata`, and its kind the same name.
+macro_rules! keyed {
+    ($($name:ident)*) => {$(
+        impl $name {
+            pub fn key(&self) -> $crate::origin::ObjectKey {
+                $crate::origin::ObjectKey { kind: $crate::origin::Kind::$name, id: self.id() }
+            }
+
+            pub fn id(&self) -> $crate::origin::NamespacedName {
+                $crate::origin::NamespacedName { namespace: self.metadata.namespace.clone(), name: self.metadata.name.clone() }
+            }
+
+            pub fn origin(&self) -> $crate::origin::Origin {
+                $crate::origin::Origin { key: self.key(), generation: self.metadata.generation }
+            }
+        }
+    )*};
+}
+pub(crate) use keyed;
+
 macro_rules! object {
     ($(#[$doc:meta])* $name:ident { $($body:tt)* }) => {
         object! { $(#[$doc])* $name, status Ignored { $($body)* } }
@@ -128,22 +147,7 @@ macro_rules! object {
             $($(#[$attr])* pub $field: $type,)*
         }
 
-        impl $name {
-            pub fn key(&self) -> ObjectKey {
-                ObjectKey {
-                    kind: Kind::$name,
-                    id: NamespacedName { namespace: self.metadata.namespace.clone(), name: self.metadata.name.clone() },
-                }
-            }
-
-            pub fn id(&self) -> NamespacedName {
-                self.key().id
-            }
-
-            pub fn origin(&self) -> Origin {
-                Origin { key: self.key(), generation: self.metadata.generation }
-            }
-        }
+        keyed! { $name }
     };
 }
 

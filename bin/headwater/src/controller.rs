@@ -17,6 +17,7 @@ use headwater_kube_io::{ApiServer, Leadership, LeaseName, Reader, Timing, unique
 use headwater_model::alb::Domain;
 use headwater_model::cluster::Change;
 use headwater_model::finding::Finding;
+use headwater_model::metallb::WRITTEN_KINDS;
 use headwater_model::observed::PublishedAddress;
 use headwater_model::origin::{Kind, NamespacedName};
 use headwater_operator::{Installation, Operator};
@@ -115,16 +116,6 @@ struct AddressArgs {
     metallb_namespace: String,
 }
 
-/// Kinds of metallb.io that users write.
-const BALANCER_KINDS: [Kind; 6] = [
-    Kind::IpAddressPool,
-    Kind::L2Advertisement,
-    Kind::BgpAdvertisement,
-    Kind::BgpPeer,
-    Kind::BfdProfile,
-    Kind::Community,
-];
-
 impl OperatorArgs {
     fn installation(&self, lease_namespace: &str, domain: Domain) -> Option<Installation> {
         Some(Installation {
@@ -181,7 +172,7 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
         // For the webhook and the findings; addresses are given by what reads for itself.
         let namespace = &args.addresses.metallb_namespace;
         selection.always.push(namespace.clone());
-        selection.within.extend(BALANCER_KINDS.map(|kind| (kind, namespace.clone())));
+        selection.within.extend(WRITTEN_KINDS.map(|kind| (kind, namespace.clone())));
     }
     let addresses = args.addresses.addresses.then(|| {
         let settings = Settings {

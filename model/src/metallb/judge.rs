@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::community::CommunityRef;
-use super::{AddressRange, BgpAdvertisement, Fault, IpAddressPool};
+use super::{AddressRange, BgpAdvertisement, Fault, IpAddressPool, WRITTEN_KINDS};
 use crate::cluster::Cluster;
 use crate::finding::Finding;
 use crate::nat::Family;
@@ -74,15 +74,7 @@ fn finding(key: ObjectKey, fault: Fault) -> Finding {
 
 /// Whether a change to an object of the kind may change what [`judge`] says.
 pub fn is_judged(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::IpAddressPool
-            | Kind::L2Advertisement
-            | Kind::BgpAdvertisement
-            | Kind::BgpPeer
-            | Kind::BfdProfile
-            | Kind::Community
-    )
+    WRITTEN_KINDS.contains(&kind)
 }
 
 /// Everything that is wrong with pools, advertisements, peers, profiles and communities.

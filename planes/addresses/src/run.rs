@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use headwater_ipam::Class;
 use headwater_kube_io::{ApiError, ApiServer, ApiServerSource, Batch, Leadership, Reader, Selection, WriteGuard};
 use headwater_model::finding::Severity;
+use headwater_model::metallb::WRITTEN_KINDS;
 use headwater_model::metallb::status::{ConfigurationResult, ConfigurationStateStatus};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 use jiff::Timestamp;
@@ -98,17 +99,9 @@ impl State {
 
     /// Gives addresses until it shall stop.
     async fn lead(&self, stopped: &mut oneshot::Receiver<()>) {
-        let within = [
-            Kind::IpAddressPool,
-            Kind::L2Advertisement,
-            Kind::BgpAdvertisement,
-            Kind::BgpPeer,
-            Kind::BfdProfile,
-            Kind::Community,
-        ];
         let selection = Selection {
             kinds: vec![Kind::Service, Kind::Namespace],
-            within: within.into_iter().map(|kind| (kind, self.settings.namespace.clone())).collect(),
+            within: WRITTEN_KINDS.into_iter().map(|kind| (kind, self.settings.namespace.clone())).collect(),
             observe: true,
             reader: Reader::LoadBalancer,
             ..Selection::default()

@@ -72,6 +72,7 @@ impl BgpAnnouncer {
         let plane = Plane {
             speaker,
             vips: Vec::new(),
+            other_vips: false,
             services,
             announced: announced.of("bgp"),
             memory: Memory::default(),
@@ -119,6 +120,8 @@ struct Plane {
     node: Arc<str>,
     /// Addresses of Services that are known.
     vips: Vec<(NamespacedName, IpAddr)>,
+    /// Whether they are others than were shown.
+    other_vips: bool,
     state: watch::Sender<Arc<BgpState>>,
     services: watch::Sender<BTreeMap<NamespacedName, Value>>,
     announced: Announced,
@@ -170,6 +173,7 @@ impl Plane {
         }
         self.refused = refused;
         self.vips = announcements.vips.iter().map(|vip| (vip.origin.key.id.clone(), vip.address)).collect();
+        self.other_vips = true;
         self.planned = planned;
     }
 
@@ -186,16 +190,15 @@ impl Plane {
             refused: self.refused.clone(),
             peers,
         };
-        let heard = self.vips.iter().filter(|(service, _)| state.services.contains_key(service));
-        self.announced.show(heard.map(|(service, address)| (service.to_string(), address)));
-        let statuses = statuses(&self.node, &state);
-        self.services.send_if_modified(|known| {
-            let differs = *known != statuses;
-            if differs {
-                *known = statuses;
-            }
-            differs
-        });
+        // Counters of peers differ at every look; what Services are announced seldom does.
+        let other_services = self.state.borrow().services != state.services;
+        if std::mem::take(&mut self.other_vips) || other_services {
+            let heard = self.vips.iter().filter(|(service, _)| state.services.contains_key(service));
+            self.announced.show(heard.map(|(service, address)| (service.to_string(), address)));
+        }
+        if other_services {
+            self.services.send_replace(statuses(&self.node, &state));
+        }
         self.state.send_if_modified(|known| {
             let differs = **known != state;
             if differs {

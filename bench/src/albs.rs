@@ -24,8 +24,8 @@ impl Mix {
         }
     }
 
-    /// Lua that asks for the Rule of number `rule`: host, path and headers.
-    fn lua(self) -> &'static str {
+    /// Lua that asks for the Rule of number `rule`; see [`wrk_script`](crate::manifests::wrk_script).
+    pub(crate) fn lua(self) -> &'static str {
         match self {
             Self::Host => r#"wrk.headers["Host"] = "h" .. rule .. ".example.com"; path = "/x/1k""#,
             Self::Prefix => r#"path = "/p" .. rule .. "/1k""#,
@@ -85,30 +85,10 @@ spec:
     text
 }
 
-/// A wrk script whose 10,000 requests go round all Rules, in steps that no cache foresees.
-pub(crate) fn wrk_script(mix: Mix, count: usize) -> String {
-    format!(
-        r#"local requests, next_request = {{}}, 0
-init = function(args)
-  wrk.headers["Host"] = "{HOST}"
-  for i = 0, 9999 do
-    local rule, path = (i * 7919) % {count}
-    {lua}
-    requests[i] = wrk.format("GET", path .. "?" .. i)
-  end
-end
-request = function()
-  next_request = (next_request + 1) % 10000
-  return requests[next_request]
-end
-"#,
-        lua = mix.lua()
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifests::wrk_script;
 
     #[test]
     fn every_rule_has_a_name_and_a_match_of_its_own() {
@@ -118,7 +98,7 @@ mod tests {
             let terms: std::collections::BTreeSet<_> =
                 text.lines().filter(|line| line.trim_start().starts_with("dslx:")).collect();
             assert_eq!(terms.len(), 4, "{text}");
-            assert!(wrk_script(mix, 3).contains("% 3"), "{mix:?}");
+            assert!(wrk_script(3, mix.lua()).contains("% 3"), "{mix:?}");
         }
     }
 }

@@ -10,7 +10,6 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use crate::load::Outcome;
-use crate::stats::percentile;
 
 /// Bytes of a datagram.
 const LENGTH: usize = 100;
@@ -84,14 +83,7 @@ pub(crate) fn run(target: SocketAddr, seconds: u32, count: usize) -> Result<()> 
             }
         }
     }
-    latencies.sort_by(f64::total_cmp);
-    let outcome = Outcome {
-        requests: latencies.len() as u64,
-        errors,
-        per_second: latencies.len() as f64 / started.elapsed().as_secs_f64(),
-        p50_ms: percentile(&latencies, 0.50),
-        p99_ms: percentile(&latencies, 0.99),
-    };
+    let outcome = Outcome::of(latencies, errors, started.elapsed());
     println!("{}", serde_json::to_string(&outcome)?);
     Ok(())
 }

@@ -19,7 +19,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::load::Outcome;
-use crate::stats::percentile;
 
 /// Longest connection; a longer one is an error.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,14 +51,7 @@ pub(crate) fn run(target: SocketAddr, name: &str, certificate: &Path, seconds: u
     if let Some(error) = first_error {
         eprintln!("{errors} errors, the first: {error:#}");
     }
-    latencies.sort_by(f64::total_cmp);
-    let outcome = Outcome {
-        requests: latencies.len() as u64,
-        errors,
-        per_second: latencies.len() as f64 / started.elapsed().as_secs_f64(),
-        p50_ms: percentile(&latencies, 0.50),
-        p99_ms: percentile(&latencies, 0.99),
-    };
+    let outcome = Outcome::of(latencies, errors, started.elapsed());
     println!("{}", serde_json::to_string(&outcome)?);
     Ok(())
 }

@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::process::pinned;
+use crate::stats::percentile;
 use crate::tools::Programs;
 
 /// Request headers besides Host: what a browser's or a client library's request roughly has.
@@ -46,6 +48,20 @@ pub(crate) struct Outcome {
     pub(crate) per_second: f64,
     pub(crate) p50_ms: Option<f64>,
     pub(crate) p99_ms: Option<f64>,
+}
+
+impl Outcome {
+    /// Of a load that took the time of each answered request, in milliseconds.
+    pub(crate) fn of(mut latencies: Vec<f64>, errors: u64, elapsed: Duration) -> Self {
+        latencies.sort_by(f64::total_cmp);
+        Self {
+            requests: latencies.len() as u64,
+            errors,
+            per_second: latencies.len() as f64 / elapsed.as_secs_f64(),
+            p50_ms: percentile(&latencies, 0.50),
+            p99_ms: percentile(&latencies, 0.99),
+        }
+    }
 }
 
 impl Load {

@@ -46,6 +46,14 @@ impl Rules {
         format!("/p{}/{body}", rule % self.paths)
     }
 
+    /// Lua that asks for the rule of number `rule`; see [`wrk_script`].
+    pub(crate) fn lua(self) -> String {
+        let paths = self.paths;
+        format!(
+            r#"wrk.headers["Host"] = "h" .. math.floor(rule / {paths}) .. ".example.com"; path = "/p" .. (rule % {paths}) .. "/1k""#
+        )
+    }
+
     /// One Ingress with this one rule.
     fn ingress(self, rule: usize, origin: &str) -> String {
         let (kind, path) = match rule % 3 {
@@ -278,26 +286,26 @@ fn indent(text: &str) -> String {
     lines.join("\n")
 }
 
-/// A wrk script whose 10,000 requests go round all rules, in steps that no cache foresees.
+/// A wrk script whose 10,000 requests go round `count` rules, in steps that no cache foresees. `lua` makes of the number
+/// `rule` the `path` to ask for, and headers: without any, Host is [`HOST`].
 ///
 /// No two requests are the same, however few the rules are: the load must cost the machine's caches the same.
-pub(crate) fn wrk_script(rules: Rules) -> String {
+pub(crate) fn wrk_script(count: usize, lua: &str) -> String {
     format!(
         r#"local requests, next_request = {{}}, 0
 init = function(args)
+  wrk.headers["Host"] = "{HOST}"
   for i = 0, 9999 do
-    local rule = (i * 7919) % {count}
-    wrk.headers["Host"] = "h" .. math.floor(rule / {paths}) .. ".example.com"
-    requests[i] = wrk.format("GET", "/p" .. (rule % {paths}) .. "/1k?" .. i)
+    local rule, path = (i * 7919) % {count}
+    {lua}
+    requests[i] = wrk.format("GET", path .. "?" .. i)
   end
 end
 request = function()
   next_request = (next_request + 1) % 10000
   return requests[next_request]
 end
-"#,
-        count = rules.count(),
-        paths = rules.paths
+"#
     )
 }
 

@@ -56,22 +56,12 @@ impl Subject {
 
     /// nginx with one worker; `connections` is what it makes room for.
     pub(crate) fn nginx(lab: &Lab, connections: usize) -> Result<Self> {
-        let folder = lab.new_folder("nginx")?;
-        let config = folder.join("nginx.conf");
-        fs::write(&config, nginx_config(lab, &folder, connections))?;
-        let mut command = pinned(&lab.programs, lab.args.proxy_core, &lab.programs.nginx);
-        command.arg("-p").arg(&folder).arg("-c").arg(&config).arg("-e").arg(folder.join("error.log"));
-        Self::start(lab, "nginx", command, [10_000, 10_001, 10_002], &folder, None)
+        Self::start_nginx(lab, [10_000, 10_001, 10_002], |folder| nginx_config(lab, folder, connections))
     }
 
     /// HAProxy with one thread; `connections` is what it makes room for.
     pub(crate) fn haproxy(lab: &Lab, connections: usize) -> Result<Self> {
-        let folder = lab.new_folder("haproxy")?;
-        let config = folder.join("haproxy.cfg");
-        fs::write(&config, haproxy_config(lab, connections))?;
-        let mut command = pinned(&lab.programs, lab.args.proxy_core, &lab.programs.haproxy);
-        command.arg("-db").arg("-f").arg(&config);
-        Self::start(lab, "haproxy", command, [10_100, 10_101, 10_102], &folder, None)
+        Self::start_haproxy(lab, [10_100, 10_101, 10_102], &haproxy_config(lab, connections))
     }
 
     /// Headwater with one worker, metrics on, access log on; also returns its manifest directory.
@@ -119,27 +109,36 @@ impl Subject {
 
     /// HAProxy that carries TCP, with one thread.
     pub(crate) fn haproxy_tcp(lab: &Lab, connections: usize) -> Result<Self> {
-        let folder = lab.new_folder("haproxy-tcp")?;
-        let config = folder.join("haproxy.cfg");
-        fs::write(&config, haproxy_tcp_config(lab, connections))?;
-        let mut command = pinned(&lab.programs, lab.args.proxy_core, &lab.programs.haproxy);
-        command.arg("-db").arg("-f").arg(&config);
-        Self::start(lab, "haproxy", command, [10_200; 3], &folder, None)
+        Self::start_haproxy(lab, [10_200; 3], &haproxy_tcp_config(lab, connections))
     }
 
     /// nginx that carries TCP and UDP at one port, with one worker.
     pub(crate) fn nginx_stream(lab: &Lab, connections: usize) -> Result<Self> {
-        let folder = lab.new_folder("nginx-stream")?;
-        let config = folder.join("nginx.conf");
-        fs::write(&config, nginx_stream_config(lab, &folder, connections))?;
-        let mut command = pinned(&lab.programs, lab.args.proxy_core, &lab.programs.nginx);
-        command.arg("-p").arg(&folder).arg("-c").arg(&config).arg("-e").arg(folder.join("error.log"));
-        Self::start(lab, "nginx", command, [10_210; 3], &folder, None)
+        Self::start_nginx(lab, [10_210; 3], |folder| nginx_stream_config(lab, folder, connections))
     }
 
     /// The same, asked at another of its ports.
     pub(crate) fn at(self, port: u16) -> Self {
         Self { http: local(port), ..self }
+    }
+
+    /// `config` makes its configuration, with files in a folder.
+    fn start_nginx(lab: &Lab, ports: [u16; 3], config: impl FnOnce(&Path) -> String) -> Result<Self> {
+        let folder = lab.new_folder("nginx")?;
+        let file = folder.join("nginx.conf");
+        fs::write(&file, config(&folder))?;
+        let mut command = pinned(&lab.programs, lab.args.proxy_core, &lab.programs.nginx);
+        command.arg("-p").arg(&folder).arg("-c").arg(&file).arg("-e").arg(folder.join("error.log"));
+        Self::start(lab, "nginx", command, ports, &folder, None)
+    }
+
+    fn start_haproxy(lab: &Lab, ports: [u16; 3], config: &str) -> Result<Self> {
+        let folder = lab.new_folder("haproxy")?;
+        let file = folder.join("haproxy.cfg");
+        fs::write(&file, config)?;
+        let mut command = pinned(&lab.programs, lab.args.proxy_core, &lab.programs.haproxy);
+        command.arg("-db").arg("-f").arg(&file);
+        Self::start(lab, "haproxy", command, ports, &folder, None)
     }
 
     fn start(

@@ -4,9 +4,9 @@ use anyhow::{Context, Result};
 
 use super::requests::{ratio, rounds, section};
 use super::{Case, Lab};
-use crate::albs::{Mix, manifest, wrk_script};
+use crate::albs::{Mix, manifest};
 use crate::load::Load;
-use crate::manifests::{HOST, checked};
+use crate::manifests::{HOST, checked, wrk_script};
 use crate::report::{Check, Section};
 use crate::subject::{ROOM, Subject};
 
@@ -19,7 +19,7 @@ pub(super) fn rules(lab: &Lab, case: Case, mix: Mix) -> Result<Section> {
     let (mut subjects, mut names) = (Vec::new(), Vec::new());
     for count in SIZES {
         let script = folder.join(format!("{count}.lua"));
-        std::fs::write(&script, wrk_script(mix, count))?;
+        std::fs::write(&script, wrk_script(count, mix.lua()))?;
         let port = 20_000 + lab.next_number();
         let name = format!("{count} rules");
         let (subject, _) = Subject::headwater_with(lab, &name, binary, None, Some(&manifest(port, mix, count)), &[])?;

@@ -113,7 +113,7 @@ pub(super) fn rules(lab: &Lab) -> Result<Section> {
     let sizes = [("10 rules", Rules { hosts: 2, paths: 5 }), ("10000 rules", Rules { hosts: 1000, paths: 10 })];
     for (name, rules) in sizes {
         let script = folder.join(format!("{}.lua", rules.count()));
-        std::fs::write(&script, wrk_script(rules))?;
+        std::fs::write(&script, wrk_script(rules.count(), &rules.lua()))?;
         let (subject, _) = Subject::headwater(lab, name, binary, Some((rules, 100)))?;
         subjects.push((subject, Load::WrkScript { script }));
     }

@@ -9,7 +9,7 @@ use headwater_testkit::wait;
 
 use crate::node::{Node, PATIENCE, PEER, peer, route, routes, stays, watched};
 use crate::router::{KINDS, Neighbour, Router};
-use crate::sessions::{neighbour, pair};
+use crate::sessions::{neighbour, over_two_hops, pair};
 
 const VIP: &str = "198.51.100.7/32";
 
@@ -120,16 +120,7 @@ fn another_profile_keeps_the_sessions() -> Result<()> {
 fn bfd_works_over_several_hops() -> Result<()> {
     for kind in KINDS {
         lab::test(|lab| {
-            let (node, middle, host) = (lab.host("node")?, lab.host("middle")?, lab.host("router")?);
-            node.wire("eth0", &middle, "eth0")?;
-            middle.wire("eth1", &host, "eth0")?;
-            node.address("eth0", "10.0.0.2/24")?;
-            middle.address("eth0", "10.0.0.254/24")?;
-            middle.address("eth1", "10.1.0.254/24")?;
-            host.address("eth0", "10.1.0.1/24")?;
-            node.route("10.1.0.0/24", "10.0.0.254")?;
-            host.route("10.0.0.0/24", "10.1.0.254")?;
-            middle.forward()?;
+            let (node, middle, host) = over_two_hops(lab)?;
             let neighbour = Neighbour { multihop: true, bfd: true, ..Neighbour::new("10.1.0.1", "10.0.0.2") };
             let router = Router::start(kind, &host, &[neighbour])?;
             let mut node = Node::start(&node, None);

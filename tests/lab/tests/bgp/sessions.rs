@@ -24,6 +24,21 @@ pub(crate) fn pair(lab: &Lab) -> Result<(Host, Host)> {
     Ok((node, router))
 }
 
+/// A node and a router with another one between them: 10.0.0.2 and 10.1.0.1.
+pub(crate) fn over_two_hops(lab: &Lab) -> Result<(Host, Host, Host)> {
+    let (node, middle, host) = (lab.host("node")?, lab.host("middle")?, lab.host("router")?);
+    node.wire("eth0", &middle, "eth0")?;
+    middle.wire("eth1", &host, "eth0")?;
+    node.address("eth0", "10.0.0.2/24")?;
+    middle.address("eth0", "10.0.0.254/24")?;
+    middle.address("eth1", "10.1.0.254/24")?;
+    host.address("eth0", "10.1.0.1/24")?;
+    node.route("10.1.0.0/24", "10.0.0.254")?;
+    host.route("10.0.0.0/24", "10.1.0.254")?;
+    middle.forward()?;
+    Ok((node, middle, host))
+}
+
 pub(crate) fn neighbour() -> Neighbour {
     Neighbour::new("10.0.0.1", "10.0.0.2")
 }
@@ -92,16 +107,7 @@ fn a_peer_with_another_password_is_not_spoken_to() -> Result<()> {
 fn a_router_behind_another_is_reached_over_five_hops_at_most() -> Result<()> {
     for kind in KINDS {
         lab::test(|lab| {
-            let (node, middle, host) = (lab.host("node")?, lab.host("middle")?, lab.host("router")?);
-            node.wire("eth0", &middle, "eth0")?;
-            middle.wire("eth1", &host, "eth0")?;
-            node.address("eth0", "10.0.0.2/24")?;
-            middle.address("eth0", "10.0.0.254/24")?;
-            middle.address("eth1", "10.1.0.254/24")?;
-            host.address("eth0", "10.1.0.1/24")?;
-            node.route("10.1.0.0/24", "10.0.0.254")?;
-            host.route("10.0.0.0/24", "10.1.0.254")?;
-            middle.forward()?;
+            let (node, _middle, host) = over_two_hops(lab)?;
             let neighbour = Neighbour { multihop: true, ..Neighbour::new("10.1.0.1", "10.0.0.2") };
             let router = Router::start(kind, &host, &[neighbour])?;
             let mut node = Node::start(&node, None);

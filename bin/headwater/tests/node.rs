@@ -97,7 +97,7 @@ fn the_kernel_keeps_what_it_has_when_the_agent_ends_and_cleanup_takes_it_all() -
         let snapshot = json(&host, "/snapshot")?;
         ensure!(snapshot["services"][0]["origin"]["name"] == "web", "{snapshot:#}");
         ensure!(snapshot["node"]["pod_cidrs"] == serde_json::json!(["10.1.1.0/24"]), "{snapshot:#}");
-        ensure!(get(&host, 9181, "/metrics")?.contains("headwater_node_services 1"), "no metric");
+        ensure!(get(&host, 9181, "/metrics")?.contains("\nheadwater_node_services 1\n"), "no metric");
         let healthy = get(&host, 10_256, "/healthz")?;
         ensure!(healthy.starts_with("HTTP/1.1 200"), "{healthy}");
 

@@ -168,6 +168,9 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
     let (source, server) = args.source(&node).await?;
     let bare = Registry::bare();
     let announcing = Announcing::start(&args.announce, &node, server.as_ref(), &bare)?;
+    if let Some(layer2) = announcing.layer2() {
+        headwater_announcer::l2::register_metrics(&registry, layer2);
+    }
     let listeners = announcing.listeners();
     let plane = ServiceLb::start_telling(source, args.settings(node.clone()), &registry, listeners)?;
     let routers = announcing.bgp();

@@ -156,3 +156,53 @@ fn anchor(heading: &str) -> String {
     let text = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
     text.chars().filter(|char| char.is_alphanumeric() || matches!(char, '-' | '_')).collect()
 }
+
+/// Every query of a dashboard, with the variables as Grafana fills them in when nothing is chosen.
+fn queries(dashboard: &Value) -> Vec<String> {
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let targets = dashboard["panels"].as_array().unwrap().iter().flat_map(|panel| panel["targets"].as_array());
+    let filled = targets.flatten().map(|target| {
+        variables.iter().fold(target["expr"].as_str().unwrap().replace("$__rate_interval", "30s"), |query, variable| {
+            query.replace(&format!("\"${}\"", variable["name"].as_str().unwrap()), "\".*\"")
+        })
+    });
+    filled.collect()
+}
+
+/// Names of metrics in a query or a rule file.
+fn metrics(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("metallb_") || word.starts_with("headwater_")).collect()
+}
+
+fn promtool(arguments: &[&str], file: &Path) {
+    let output = std::process::Command::new("promtool").args(arguments).arg(file).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_of_addresses_ask_for_metrics_that_there_are() {
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana/loadbalancer.json")).unwrap();
+    let (queries, alerts) = (queries(&dashboard), read("deploy/prometheus/loadbalancer.yaml"));
+    assert!(queries.len() > 20 && queries.iter().all(|query| !query.contains('$')), "{queries:#?}");
+    let page = read("docs/metrics.md");
+    let asked = queries
+        .iter()
+        .map(String::as_str)
+        .chain(alerts.lines().filter(|line| line.contains("expr:") || line.contains(" by ")));
+    let missing: BTreeSet<&str> = asked.flat_map(metrics).filter(|name| !page.contains(&format!("`{name}`"))).collect();
+    assert_eq!(missing, BTreeSet::new());
+    // Prometheus itself reads each query.
+    let rules = queries.iter().map(|query| serde_json::json!({"record": "query", "expr": query}));
+    let rules = serde_json::json!({"groups": [{"name": "dashboard", "rules": rules.collect::<Vec<Value>>()}]});
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rules.yaml");
+    std::fs::write(&file, rules.to_string()).unwrap();
+    promtool(&["check", "rules", "--lint=none"], &file);
+}
+
+#[test]
+fn alerts_of_addresses_fire_at_what_they_are_for() {
+    promtool(&["test", "rules"], &root().join("tests/house/prometheus/loadbalancer.yaml"));
+}

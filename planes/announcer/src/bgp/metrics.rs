@@ -55,3 +55,16 @@ pub fn metrics(peers: &BTreeMap<Arc<str>, PeerStatus>, label: impl Fn(&str) -> S
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ROWS;
+
+    #[test]
+    fn each_metric_stands_in_the_documentation() {
+        let page = include_str!("../../../../docs/metrics.md");
+        let missing: Vec<&str> =
+            ROWS.iter().map(|row| row.1).filter(|name| !page.contains(&format!("`{name}`"))).collect();
+        assert_eq!(missing, Vec::<&str>::new());
+    }
+}

@@ -56,6 +56,7 @@ pub(super) struct Memory {
     macs: Vec<headwater_l2::Mac>,
     known: Option<bool>,
     vips: Vec<VipState>,
+    contests: u64,
 }
 
 impl Control {
@@ -217,6 +218,7 @@ impl Control {
             }
             Report::Contested { interface, by } => {
                 tracing::error!(%address, interface = &**interface, %by, "somebody else says that it has the address: it is announced on");
+                self.memory.contests += 1;
                 let why = format!("{by} on {interface} says that it has it, too: it is announced on");
                 self.tell(services.iter().map(|service| News::Refused {
                     service: service.clone(),
@@ -284,8 +286,12 @@ impl Control {
             }
             changed
         });
-        let state =
-            L2State { is_ready: self.circle.is_ready(), members: self.circle.alive(), vips: self.memory.vips.clone() };
+        let state = L2State {
+            is_ready: self.circle.is_ready(),
+            members: self.circle.alive(),
+            vips: self.memory.vips.clone(),
+            contests: self.memory.contests,
+        };
         self.state.send_if_modified(|known| {
             let changed = **known != state;
             if changed {

@@ -1,10 +1,32 @@
-//! What is counted, under MetalLB's names.
+//! What is counted under MetalLB's names, and what MetalLB does not know.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use headwater_l2::Counted;
 use headwater_process::metrics::{CounterShard, Registry, ShardedCounter};
+use tokio::sync::watch;
+
+use super::state::L2State;
+
+/// Registers what Headwater itself counts.
+pub fn register(registry: &Registry, state: watch::Receiver<Arc<L2State>>) {
+    let contests = state.clone();
+    registry.gauges_fn(
+        "node_address_conflicts",
+        "1 for each address that this node should announce, and does not because somebody else has it",
+        move || {
+            let label = |address: IpAddr| vec![("ip".to_owned(), address.to_string())];
+            state.borrow().conflicts().into_iter().map(|address| (label(address), 1)).collect()
+        },
+    );
+    registry.counter_fn(
+        "node_address_contests",
+        "Times that somebody else said to have an address that this node announces",
+        move || contests.borrow().contests,
+    );
+}
 
 /// Names and values.
 type Labels = Vec<(&'static str, String)>;

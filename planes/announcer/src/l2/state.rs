@@ -1,5 +1,6 @@
 //! What the plane tells of itself.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,6 +17,15 @@ pub struct L2State {
     /// Nodes that are alive, this one among them.
     pub members: Vec<Arc<str>>,
     pub vips: Vec<VipState>,
+    /// Times that somebody outside the cluster said to have an address that this node announces.
+    pub contests: u64,
+}
+
+impl L2State {
+    /// Addresses that this node is elected for and does not answer for, because somebody else has them.
+    pub fn conflicts(&self) -> BTreeSet<IpAddr> {
+        self.vips.iter().filter(|vip| vip.problem.is_some()).map(|vip| vip.address).collect()
+    }
 }
 
 /// How it stands with one address of one Service.

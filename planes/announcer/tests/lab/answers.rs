@@ -72,6 +72,7 @@ fn an_address_that_a_stranger_has_is_not_announced() -> Result<()> {
             ensure!(segment.answering(vip)? == [theirs.clone()].into());
         }
         ensure!(!segment.node("node-1").registry.encode_classic().contains("gratuitous_sent{ip=\"192.0.2.100\"} 1"));
+        ensure!(segment.node("node-1").state().conflicts().iter().map(ToString::to_string).eq(VIPS));
         Ok(())
     })
 }

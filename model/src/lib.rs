@@ -27,4 +27,5 @@ pub mod quantity;
 pub mod report;
 pub mod selector;
 pub mod settings;
+pub mod transparent;
 pub mod tunnel;

@@ -110,7 +110,7 @@ pub struct ClientAddressSpec {
     pub emit_proxy_protocol: Option<EmitProxyProtocolSpec>,
     /// Default false. Not available yet: `true` is refused.
     pub emit_toa: Option<bool>,
-    /// Default false. Not available yet: `true` is refused.
+    /// Connect to backends from the client's own address: TCP, UDP, and TLS that passes through. Default false.
     pub transparent: Option<bool>,
 }
 

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use headwater_control::{Extent, Findings};
 use headwater_kube_io::{UnknownKind, read_dir, read_str};
 use headwater_model::finding::Severity;
+use headwater_model::transparent;
 
 use crate::cluster::LabelArgs;
 
@@ -69,9 +70,18 @@ fn text(findings: &Findings, objects: usize) -> String {
         };
         text.push_str(&format!("{word}: {finding}\n"));
     }
+    if let Some(commands) = by_hand(findings) {
+        text.push_str("\non each node of a gateway that connects from clients' addresses, where no `headwater node ");
+        text.push_str(&format!("--transparent` runs, as root:\n\n{commands}\n"));
+    }
     let (errors, warnings) = (findings.count(Severity::Error), findings.count(Severity::Warning));
     text.push_str(&format!("{objects} objects, {errors} errors, {warnings} warnings\n"));
     text
+}
+
+/// What the kernel of a node needs for what is asked for, as commands.
+fn by_hand(findings: &Findings) -> Option<String> {
+    findings.iter().any(|finding| finding.reason == transparent::ASKED).then(transparent::commands)
 }
 
 fn json(findings: &Findings, unknown: &[UnknownKind], objects: usize) -> anyhow::Result<String> {
@@ -82,6 +92,8 @@ fn json(findings: &Findings, unknown: &[UnknownKind], objects: usize) -> anyhow:
         warnings: usize,
         findings: &'a Findings,
         unknown_kinds: Vec<serde_json::Value>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        transparent_commands: Option<String>,
     }
     let unknown_kinds = unknown
         .iter()
@@ -96,6 +108,7 @@ fn json(findings: &Findings, unknown: &[UnknownKind], objects: usize) -> anyhow:
         warnings: findings.count(Severity::Warning),
         findings,
         unknown_kinds,
+        transparent_commands: by_hand(findings),
     };
     Ok(serde_json::to_string_pretty(&report)? + "\n")
 }

@@ -60,6 +60,9 @@ pub(crate) struct Args {
     /// Bytes of a packet inside the tunnel [default: what fits the device of the node's address]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1280..=65_535))]
     tunnel_mtu: Option<u32>,
+    /// Bring answers of endpoints back to gateways of this node that connect from clients' own addresses (`transparent`)
+    #[arg(long)]
+    transparent: bool,
     /// Remove everything that this command ever puts into the kernel, and the annotation of the Node, and end
     #[arg(long)]
     cleanup: bool,
@@ -130,6 +133,7 @@ impl Args {
             tunnel_port: self.tunnel_port,
             tunnel_mtu: self.tunnel_mtu,
             healthz: Some(self.healthz_address),
+            transparent: self.transparent,
         }
     }
 

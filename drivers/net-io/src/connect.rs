@@ -34,6 +34,8 @@ pub enum ConnectErrorKind {
     Unreachable,
     /// TCP was established, TLS was not.
     Tls,
+    /// The address that it was to be connected from cannot be used; nothing was sent.
+    Source,
     /// Also a lack of local ports or descriptors.
     Other,
 }
@@ -45,13 +47,14 @@ impl std::fmt::Display for ConnectErrorKind {
             Self::TimedOut => "did not answer in time",
             Self::Unreachable => "is unreachable",
             Self::Tls => "did not complete the TLS handshake",
+            Self::Source => "cannot be connected to from the client's address",
             Self::Other => "was not connected",
         })
     }
 }
 
 impl ConnectError {
-    fn new(address: SocketAddr, cause: io::Error) -> Self {
+    pub(crate) fn new(address: SocketAddr, cause: io::Error) -> Self {
         let kind = match cause.kind() {
             io::ErrorKind::ConnectionRefused => ConnectErrorKind::Refused,
             io::ErrorKind::TimedOut => ConnectErrorKind::TimedOut,
@@ -63,7 +66,12 @@ impl ConnectError {
         Self { address, kind, cause }
     }
 
-    fn timed_out(address: SocketAddr, timeout: Duration) -> Self {
+    /// Nothing was sent, since the source cannot be had.
+    pub(crate) fn of_source(address: SocketAddr, cause: io::Error) -> Self {
+        Self { address, kind: ConnectErrorKind::Source, cause }
+    }
+
+    pub(crate) fn timed_out(address: SocketAddr, timeout: Duration) -> Self {
         let cause = io::Error::new(io::ErrorKind::TimedOut, format!("no connection after {timeout:?}"));
         Self { address, kind: ConnectErrorKind::TimedOut, cause }
     }

@@ -12,3 +12,4 @@ pub mod peering;
 pub mod resolve;
 pub mod splice;
 pub mod tls;
+pub mod transparent;

@@ -30,6 +30,7 @@ mod decode;
 mod error;
 mod fuzz;
 mod link;
+mod local;
 mod neighbour;
 mod netlink;
 mod route;

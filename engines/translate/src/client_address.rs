@@ -4,9 +4,10 @@
 use headwater_model::client::{
     ClientAddressPolicy, EmitProxyProtocol, ForwardedHeader, ProxyProtocolMode, Trust, TrustedProxies,
 };
-use headwater_model::finding::Finding;
+use headwater_model::finding::{Finding, Severity};
 use headwater_model::origin::ObjectKey;
 use headwater_model::settings::{ClientAddressSpec, EmitProxyProtocolSpec, ProxyProtocolSpec};
+use headwater_model::transparent::ASKED;
 
 use crate::nginx_config_map::NginxConfig;
 
@@ -16,6 +17,8 @@ pub(crate) struct Written<'a> {
     /// `spec.clientAddress` or `spec.listeners[0].clientAddress`.
     pub(crate) field: &'a str,
     pub(crate) spec: &'a ClientAddressSpec,
+    /// Of a listener of HTTP or HTTPS alone.
+    pub(crate) of_requests: bool,
 }
 
 impl Written<'_> {
@@ -70,14 +73,38 @@ pub(crate) fn policy(
     if timeout.is_some_and(|timeout| timeout.is_zero()) {
         findings.push(written.error("InvalidValue", "proxyProtocolTimeout", "0 would refuse everybody; 5s is used"));
     }
-    for (name, value) in [("toa", spec.toa), ("emitToa", spec.emit_toa), ("transparent", spec.transparent)] {
+    for (name, value) in [("toa", spec.toa), ("emitToa", spec.emit_toa)] {
         if value == Some(true) {
             let finding = written.error("NotAvailable", name, format!("{name} is not available yet, and stays off"));
             findings.push(finding.mend("use proxyProtocol and emitProxyProtocol to carry the client's address"));
         }
     }
+    findings.extend(transparent(written));
     warn_of_consequences(written, nginx, &policy, says_trust, findings);
     policy
+}
+
+/// What to know of connections from clients' own addresses, where they are asked for.
+fn transparent(written: &Written<'_>) -> Option<Finding> {
+    if written.spec.transparent != Some(true) {
+        return None;
+    }
+    let field = written.at("transparent");
+    Some(match written.of_requests {
+        true => {
+            let message = "requests of several clients share connections to endpoints: they come from the gateway";
+            written
+                .error("NotAvailable", "transparent", message)
+                .mend("remove it; the headers X-Real-IP and X-Forwarded-For, or emitProxyProtocol, tell the client")
+        }
+        false => {
+            let message = "what is carried (TCP, UDP, TLS that passes through) reaches endpoints from the client's own \
+                           address; requests do not";
+            Finding::new(Severity::Info, ASKED, written.object.clone(), message).at(field).mend(
+                "have `headwater node --transparent` on its nodes, or the rules that `headwater check` prints",
+            )
+        }
+    })
 }
 
 fn forwarded_header(

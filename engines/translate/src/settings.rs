@@ -139,7 +139,7 @@ impl Reader<'_> {
         origin: Origin,
         spec: &GatewaySettingsSpec,
     ) -> (Gateway, Arc<ClientAddressPolicy>, ConnectionSettings) {
-        let written = Written { object: &origin.key, field: "spec.clientAddress", spec: &spec.client_address };
+        let written = Written { object: &origin.key, field: "spec.clientAddress", spec: &spec.client_address, of_requests: false };
         let policy = Arc::new(client_address::policy(&written, self.nginx, self.findings));
         let connection = self.connection(&origin.key, spec);
         (self.gateway_of(origin, spec, Vec::new()), policy, connection)
@@ -210,7 +210,7 @@ impl Reader<'_> {
     }
 
     fn listeners(&mut self, object: &ObjectKey, spec: &GatewaySettingsSpec) -> Vec<ListenerPlan> {
-        let written = Written { object, field: "spec.clientAddress", spec: &spec.client_address };
+        let written = Written { object, field: "spec.clientAddress", spec: &spec.client_address, of_requests: false };
         let shared = Arc::new(client_address::policy(&written, self.nginx, self.findings));
         let connection = Arc::new(self.connection(object, spec));
         let defaults;
@@ -260,7 +260,8 @@ impl Reader<'_> {
                             "cannot differ between listeners yet; spec.clientAddress.emitProxyProtocol counts";
                         self.error(object, "NotAvailable", &format!("{field}.emitProxyProtocol"), message);
                     }
-                    let written = Written { object, field: &field, spec: own };
+                    let of_requests = matches!(protocol, Protocol::Http | Protocol::Https);
+                    let written = Written { object, field: &field, spec: own, of_requests };
                     Arc::new(client_address::policy(&written, self.nginx, self.findings))
                 }
             };

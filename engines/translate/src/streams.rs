@@ -38,6 +38,8 @@ const MAX_BACKENDS: usize = 16;
 pub(crate) struct StreamDefaults {
     pub(crate) idle: Duration,
     pub(crate) attempts: u32,
+    /// Connect from the client's address.
+    pub(crate) transparent: bool,
 }
 
 pub(crate) fn stream_defaults(spec: &GatewaySettingsSpec, config: &NginxConfig) -> StreamDefaults {
@@ -45,6 +47,7 @@ pub(crate) fn stream_defaults(spec: &GatewaySettingsSpec, config: &NginxConfig) 
     StreamDefaults {
         idle: config.proxy_stream_timeout.filter(|idle| !idle.is_zero()).unwrap_or(TCP_IDLE),
         attempts: attempts.unwrap_or(ATTEMPTS),
+        transparent: spec.client_address.transparent.unwrap_or(false),
     }
 }
 
@@ -58,6 +61,7 @@ pub(crate) struct StreamPlan {
     pub(crate) attempts: u32,
     /// `None`: the gateway's.
     pub(crate) emit_proxy_protocol: Option<EmitProxyProtocol>,
+    pub(crate) transparent: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -150,6 +154,7 @@ impl Reader<'_> {
             timeouts: StreamTimeouts { connect, idle },
             attempts: defaults.attempts,
             emit_proxy_protocol: emit.map(client_address::emit_proxy_protocol),
+            transparent: own.and_then(|own| own.transparent).unwrap_or(defaults.transparent),
         })
     }
 }
@@ -212,7 +217,7 @@ pub(crate) fn listener_route(
         balance: plan.balance.clone(),
         timeouts: plan.timeouts,
         attempts: plan.attempts,
-        transparent: false,
+        transparent: plan.transparent,
     };
     Stream { route: Arc::new(route), pools: held }
 }
@@ -295,7 +300,7 @@ impl Context<'_> {
                 balance: of_client(self.annotations.balancing.of(&PathMatch::Any, &defaults.balance)),
                 timeouts: StreamTimeouts { connect: defaults.timeouts.connect, idle: defaults.stream.idle },
                 attempts: defaults.stream.attempts,
-                transparent: false,
+                transparent: defaults.stream.transparent,
             };
             // An edit that left it alone is no change.
             let same = |known: &&Passed| {

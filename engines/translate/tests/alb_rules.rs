@@ -610,6 +610,19 @@ fn only_the_albs_that_are_asked_for_are_served() {
 }
 
 #[test]
+fn carried_ports_connect_from_the_client_where_the_settings_that_the_alb_names_say_so() {
+    for transparent in [false, true] {
+        let demo = annotated(alb("demo", json!({})), json!({"headwater.dev/settings": "edge"}));
+        let edge = settings("cpaas-system/edge", json!({"clientAddress": {"transparent": transparent}}));
+        let group = json!({"serviceGroup": {"services": [{"name": "web", "namespace": "shop", "port": 80}]}});
+        let objects = shop([edge, demo, frontend("demo", 81, "tcp", group)]);
+        let (_, translation) = World::new(Options::embedded(), objects);
+        let route = listener_at(&translation.snapshot, 81).stream.clone().unwrap();
+        assert_eq!(route.transparent, transparent);
+    }
+}
+
+#[test]
 fn whom_a_port_believes_is_up_to_the_settings_that_the_alb_names() {
     let demo = || annotated(alb("demo", json!({})), json!({"headwater.dev/settings": "edge"}));
     let edge = settings(

@@ -6,6 +6,7 @@ mod support;
 
 use headwater_model::client::EmitProxyProtocol;
 use headwater_model::gateway::{GatewaySnapshot, Protocol, StreamRoute, UpstreamProtocol};
+use headwater_model::transparent::ASKED;
 use headwater_translate::Options;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -158,4 +159,45 @@ fn listeners_follow_their_services() {
     assert_eq!(route(snapshot, "udp").timeouts.idle.as_secs(), 60);
     let translation = world.remove(two);
     assert_eq!(translation.snapshot.pools.0.iter().flatten().count(), 0, "{:?}", translation.snapshot.pools);
+}
+
+#[test]
+fn what_is_carried_comes_from_the_client_where_that_is_asked_for_and_requests_never_do() {
+    let backends = json!([{"service": "shop/web", "port": 80}]);
+    let carried = |name: &str, port: u16, protocol: &str, own: Value| {
+        let listener = json!({"name": name, "port": port, "protocol": protocol, "backends": backends});
+        if own.is_null() { listener } else { with(listener, "clientAddress", own) }
+    };
+    let [class, _] = listening(json!([]));
+    let read = |shared: bool| {
+        let listeners = json!([
+            {"name": "http", "port": 80, "protocol": "HTTP", "clientAddress": {"transparent": true}},
+            {"name": "https", "port": 443, "protocol": "HTTPS"},
+            carried("shared", 1, "TCP", Value::Null),
+            carried("other", 2, "TCP", json!({"trustedProxies": ["10.0.0.1"]})),
+            carried("on", 3, "UDP", json!({"transparent": true})),
+            carried("off", 4, "TCP", json!({"transparent": false})),
+        ]);
+        let spec = json!({"listeners": listeners, "clientAddress": {"transparent": shared}});
+        let both = json!({"kind": "Service", "metadata": meta("shop/web"), "spec": {"ports": [
+            {"name": "tcp", "port": 80, "protocol": "TCP"}, {"name": "udp", "port": 80, "protocol": "UDP"}]}});
+        let host = passing(web("shop/web", "a.example", "web"));
+        World::new(Options::default(), [class.clone(), settings("edge/public", spec), both, host]).1
+    };
+    for shared in [false, true] {
+        let translation = read(shared);
+        let snapshot = &translation.snapshot;
+        for (name, expected) in [("shared", shared), ("other", shared), ("on", true), ("off", false)] {
+            assert_eq!(listener(snapshot, name).stream.as_ref().unwrap().transparent, expected, "{name}, {shared}");
+        }
+        assert_eq!(passed(snapshot, "a.example").unwrap().transparent, shared);
+        let refused = "Error NotAvailable GatewaySettings edge/public spec.listeners[0].clientAddress.transparent";
+        assert_eq!(brief(&translation.findings), [refused]);
+        let mut told = vec!["spec.listeners[4].clientAddress.transparent"];
+        told.extend(shared.then_some("spec.clientAddress.transparent"));
+        let asked = translation.findings.iter().filter(|finding| finding.reason == ASKED);
+        let mut asked: Vec<&str> = asked.map(|finding| &*finding.field).collect();
+        asked.sort_unstable_by_key(|field| std::cmp::Reverse(field.len()));
+        assert_eq!(asked, told);
+    }
 }

@@ -241,7 +241,7 @@ fn contradictions_about_trust_end_in_trusting_nobody() {
 
 #[test]
 fn what_is_not_available_is_refused_by_name() {
-    for name in ["toa", "emitToa", "transparent"] {
+    for name in ["toa", "emitToa"] {
         let translation = embedded([settings("default/gw", json!({"clientAddress": {(name): true}}))]);
         let expected = [format!("Error NotAvailable GatewaySettings default/gw spec.clientAddress.{name}")];
         assert_eq!(brief(&translation.findings), expected);

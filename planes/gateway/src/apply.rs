@@ -21,6 +21,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::dns::Names;
+use crate::transparent;
 
 /// Connections the kernel completes before we accept them, for each socket.
 const BACKLOG: u32 = 4096;
@@ -114,6 +115,8 @@ pub(crate) struct Applier {
     client_tls: HashMap<(Arc<UpstreamTls>, UpstreamProtocol), Arc<ClientTls>>,
     pools: Vec<Option<(Arc<Pool>, CompiledPool)>>,
     open: Arc<AtomicU32>,
+    /// Hosts that pass through are not carried for want of what this host lacks.
+    wants: bool,
 }
 
 impl Applier {
@@ -127,7 +130,13 @@ impl Applier {
             client_tls: HashMap::new(),
             pools: Vec::new(),
             open: Arc::default(),
+            wants: false,
         }
+    }
+
+    /// Whether something that no listener's error tells of may be better the next time.
+    pub(crate) fn waits(&self) -> bool {
+        self.wants
     }
 
     /// Connections open right now, over all listeners and workers.
@@ -151,6 +160,9 @@ impl Applier {
         let given_up: HashSet<(u16, Transport)> =
             previous.iter().filter(|(key, _)| !kept.contains(key)).map(|(_, socket)| socket.port()).collect();
         let mut listeners: Vec<Vec<OpenListener>> = (0..self.workers).map(|_| Vec::new()).collect();
+        let wants = |listener: &Listener| transparent::is_wanted(listener) || transparent::is_wanted_by_some(listener);
+        let lacking = snapshot.listeners.iter().any(|listener| wants(listener)).then(transparent::lacking).flatten();
+        self.wants = false;
         for listener in &snapshot.listeners {
             let mut status = ListenerStatus {
                 name: listener.name.clone(),
@@ -160,7 +172,13 @@ impl Applier {
                 address: None,
                 error: None,
             };
-            if let Some(error) = unserved(listener) {
+            if let Some(lacking) = &lacking
+                && transparent::is_wanted_by_some(listener)
+            {
+                self.wants = true;
+                applied.faults.push(format!("TLS that passes through listener {} is reset: {lacking}", listener.name));
+            }
+            if let Some(error) = unserved(listener, lacking.as_deref()) {
                 status.error = Some(error.to_owned());
                 applied.listeners.push(status);
                 continue;
@@ -344,16 +362,12 @@ impl Applier {
     }
 }
 
-/// Why a listener cannot be served, whatever the system says.
-fn unserved(listener: &Listener) -> Option<&'static str> {
-    let routes = listener.stream.iter().chain(listener.tls.iter().flat_map(|tls| tls.passthrough.values()));
+/// Why a listener cannot be served; `lacking`: what keeps this host from connecting as its clients.
+fn unserved<'a>(listener: &Listener, lacking: Option<&'a str>) -> Option<&'a str> {
     if matches!(listener.protocol, Protocol::Tcp | Protocol::Udp) != listener.stream.is_some() {
         return Some("the snapshot has no route for its protocol");
     }
-    routes
-        .into_iter()
-        .any(|route| route.transparent)
-        .then_some("transparent is not available yet (tell endpoints the client's address by emitProxyProtocol)")
+    lacking.filter(|_| transparent::is_wanted(listener))
 }
 
 fn listen_key(listener: &Listener) -> ListenKey {

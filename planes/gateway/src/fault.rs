@@ -82,6 +82,7 @@ reasons! {
     AuthOverload = "auth_overload", 503, Local, "too many passwords wait to be checked";
     NoEndpoints = "no_endpoints", 503, Local, "the Service has no ready endpoints";
     Overload = "overload", 503, Local, "this gateway has too many connections";
+    ClientSource = "client_source", 503, Local, "this gateway cannot connect from the client's address";
     Internal = "internal", 500, Local, "a defect of this gateway";
     ConnectFailed = "connect_failed", 502, Upstream, "no connection to an endpoint";
     ConnectTimeout = "connect_timeout", 504, Upstream, "connecting to an endpoint took too long";

@@ -33,6 +33,7 @@ mod run;
 mod stream;
 mod timer;
 mod trace;
+mod transparent;
 mod tunnel;
 mod upstream;
 mod variable;

@@ -147,7 +147,8 @@ async fn control(
             report.send_replace(applied);
         }
         loop {
-            let is_refused = report.borrow().listeners.iter().any(|listener| listener.error.is_some());
+            let is_refused =
+                applier.waits() || report.borrow().listeners.iter().any(|listener| listener.error.is_some());
             tokio::select! {
                 changed = snapshots.changed() => {
                     if changed.is_err() {

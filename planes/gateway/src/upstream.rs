@@ -489,6 +489,7 @@ pub(crate) fn connect_fault(error: &ConnectError) -> Fault {
     let reason = match error.kind {
         ConnectErrorKind::TimedOut => Reason::ConnectTimeout,
         ConnectErrorKind::Tls => Reason::UpstreamTls,
+        ConnectErrorKind::Source => Reason::ClientSource,
         _ => Reason::ConnectFailed,
     };
     Fault::new(reason).detail(chain(error)).retry(RetryAdvice::Safe)

@@ -24,6 +24,9 @@ const USER: u32 = 65_532;
 /// Annotation with the same as `namespace/name`: names may be longer than values of labels.
 pub(crate) const ALB: &str = "headwater.dev/alb";
 
+/// Annotation of an ALB2 on the host's network whose gateways connect from their clients' addresses: `"true"`.
+const TRANSPARENT: &str = "headwater.dev/transparent";
+
 /// Seconds for requests to end after `maxTermSeconds`, before a pod is killed.
 const LAST_SECONDS: u64 = 5;
 
@@ -208,10 +211,11 @@ impl Plan<'_> {
 
     fn container(&self) -> Value {
         let Self { effective, installation, .. } = self;
-        let capabilities = if self.is_on_host() {
-            json!({ "drop": ["ALL"], "add": ["NET_BIND_SERVICE"] })
-        } else {
-            json!({ "drop": ["ALL"] })
+        let connects_as_clients = self.alb.metadata.annotations.get(TRANSPARENT).is_some_and(|value| value == "true");
+        let capabilities = match (self.is_on_host(), connects_as_clients) {
+            (true, true) => json!({ "drop": ["ALL"], "add": ["NET_BIND_SERVICE", "NET_RAW"] }),
+            (true, false) => json!({ "drop": ["ALL"], "add": ["NET_BIND_SERVICE"] }),
+            (false, _) => json!({ "drop": ["ALL"] }),
         };
         // The admin port authenticates nobody: on the host's network it is for the host alone.
         let address = if self.is_on_host() { "127.0.0.1" } else { "0.0.0.0" };
@@ -450,6 +454,18 @@ pub(crate) mod tests {
             assert_eq!(container["readinessProbe"]["httpGet"].get("host").is_some(), on_host);
             let affinity = &pod["affinity"]["podAntiAffinity"];
             assert_eq!(affinity.get("requiredDuringSchedulingIgnoredDuringExecution").is_some(), on_host);
+        }
+    }
+
+    #[test]
+    fn an_annotation_lets_pods_on_the_hosts_network_connect_from_their_clients_addresses() {
+        for (value, adds) in [("true", json!(["NET_BIND_SERVICE", "NET_RAW"])), ("yes", json!(["NET_BIND_SERVICE"]))] {
+            let mut alb = alb(json!({ "networkMode": "host" }));
+            alb.metadata.annotations.insert(TRANSPARENT.to_owned(), value.to_owned());
+            let objects = desired(&alb, "uid", [].iter(), &installation());
+            let deployment = one(&objects, ManagedKind::Deployment, "demo");
+            let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+            assert_eq!(container["securityContext"]["capabilities"]["add"], adds, "{value}");
         }
     }
 

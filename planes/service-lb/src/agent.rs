@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use crate::plan::Planner;
 use crate::state::{PeerState, State, TunnelState};
 use crate::tables::{Base, Tables};
+use crate::transparent;
 use crate::tunnel::{self, Standing, TunnelProblem};
 
 /// Nothing was applied: the next try comes after this long, then twice as long, up to the other.
@@ -100,6 +101,12 @@ const FEATURES: [(&str, &str); 9] = [
     ),
 ];
 
+/// What only `transparent` needs.
+const SOCKET: (&str, &str) = (
+    "socket matching (CONFIG_NFT_SOCKET, Linux 5.11)",
+    "chain c { type filter hook prerouting priority -145; socket transparent 1 socket wildcard 0 accept\n}",
+);
+
 /// The first of these features that the kernel does not have.
 fn lacking(features: &[(&'static str, &str)]) -> Option<(&'static str, NftError)> {
     const PROBE: &str = "headwater-probe";
@@ -122,15 +129,17 @@ impl Agent {
     pub(crate) fn start(
         node: Arc<str>,
         tunnel_mtu: Option<u32>,
+        transparent: bool,
         addresses: watch::Sender<Vec<IpAddr>>,
     ) -> Result<Self, KernelError> {
-        Self::over(Tables::open()?, node, tunnel_mtu, addresses)
+        Self::over(Tables::open()?, node, tunnel_mtu, transparent, addresses)
     }
 
     pub(crate) fn over(
         tables: Tables,
         node: Arc<str>,
         tunnel_mtu: Option<u32>,
+        transparent: bool,
         addresses: watch::Sender<Vec<IpAddr>>,
     ) -> Result<Self, KernelError> {
         let mut netlink = Netlink::open()?;
@@ -145,6 +154,7 @@ impl Agent {
             tables,
             netlink,
             tunnel_mtu,
+            transparent,
             base: None,
             standing: None,
             wanted: None,
@@ -185,9 +195,12 @@ impl Drop for Agent {
 pub fn cleanup() -> Result<(), KernelError> {
     // Rules first: without the device they would send packets nowhere.
     let tables = Tables::open()?.delete();
-    let links = tunnel::remove(&mut Netlink::open()?);
+    let mut netlink = Netlink::open()?;
+    let links = tunnel::remove(&mut netlink);
+    let marked = transparent::remove(&mut netlink);
     tables?;
-    Ok(links?)
+    links?;
+    Ok(marked?)
 }
 
 fn own_addresses(netlink: &mut Netlink) -> Result<Vec<IpAddr>, NetlinkError> {
@@ -263,6 +276,7 @@ struct Worker {
     tables: Tables,
     netlink: Netlink,
     tunnel_mtu: Option<u32>,
+    transparent: bool,
     /// The rules that are loaded.
     base: Option<Base>,
     standing: Option<Standing>,
@@ -393,6 +407,7 @@ impl Worker {
             pods: [Family::V4, Family::V6].into_iter().flat_map(|family| node.local_pods(family)).copied().collect(),
             cluster: node.cluster_cidrs.clone(),
             services: node.service_cidrs.clone(),
+            transparent: self.transparent,
         };
         let changed: Vec<NamespacedName> = self.unapplied.iter().cloned().collect();
         let before: Vec<_> = changed.iter().map(|id| self.planner.rules(id)).collect();
@@ -403,6 +418,9 @@ impl Worker {
         self.unapplied.clear();
         self.check_tunnel = true;
         let afresh = std::mem::replace(&mut self.reconcile, true);
+        if self.transparent && (tunnel_due || afresh) {
+            transparent::ensure(&mut self.netlink)?;
+        }
         if let Some(standing) = &self.standing
             && (tunnel_due || others)
         {
@@ -477,7 +495,8 @@ impl Worker {
             self.tables.drop_device()?;
         }
         if let Err(error) = self.tables.load(base, |family| planner.picks(family)) {
-            if let Some((feature, source)) = lacking(&FEATURES) {
+            let more = if base.transparent { &[SOCKET][..] } else { &[] };
+            if let Some((feature, source)) = lacking(&FEATURES).or_else(|| lacking(more)) {
                 return Err(KernelError::Feature { feature, source });
             }
             return Err(error.into());

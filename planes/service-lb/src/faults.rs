@@ -120,7 +120,7 @@ impl Stage {
         let (agent, faults) = node.run(|| -> Result<_> {
             let tables = Tables::open()?;
             let faults = tables.faults.clone();
-            Ok((Agent::over(tables, "node-1".into(), None, addresses)?, faults))
+            Ok((Agent::over(tables, "node-1".into(), None, false, addresses)?, faults))
         })?;
         let mut stage = Self { node, client, nat: ServiceNat::new(options), agent, faults };
         stage.set(&[FIRST])?;

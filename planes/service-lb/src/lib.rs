@@ -15,6 +15,7 @@ mod run;
 mod sets;
 mod state;
 mod tables;
+mod transparent;
 mod tunnel;
 
 pub use agent::{KernelError, cleanup};

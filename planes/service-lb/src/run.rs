@@ -60,6 +60,8 @@ pub struct Settings {
     pub tunnel_mtu: Option<u32>,
     /// Where `/healthz` is served.
     pub healthz: Option<SocketAddr>,
+    /// Keep what endpoints answer to clients' addresses for the sockets of gateways here.
+    pub transparent: bool,
 }
 
 /// Why the plane does not start.
@@ -98,7 +100,7 @@ impl ServiceLb {
         listeners: Vec<mpsc::Sender<Batch>>,
     ) -> Result<Self, StartError> {
         let (tell_addresses, addresses) = watch::channel(Vec::new());
-        let agent = Agent::start(settings.node.clone(), settings.tunnel_mtu, tell_addresses)?;
+        let agent = Agent::start(settings.node.clone(), settings.tunnel_mtu, settings.transparent, tell_addresses)?;
         let (publisher, snapshots) = publish(ServiceSnapshot::default());
         let (tell_findings, findings) = watch::channel(Arc::default());
         let state = agent.state.clone();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use headwater_model::nat::Family;
+use headwater_model::transparent;
 use headwater_nft::{self as nft, Batch, Element, Load, Name, NftError, Place, Remember};
 use ipnet::IpNet;
 
@@ -27,6 +28,8 @@ pub(crate) struct Base {
     pub(crate) cluster: Vec<IpNet>,
     /// Addresses for Services.
     pub(crate) services: Vec<IpNet>,
+    /// Whether gateways here connect from clients' addresses.
+    pub(crate) transparent: bool,
 }
 
 impl Base {
@@ -50,6 +53,10 @@ impl Base {
         match &self.tunnel {
             Some(tunnel) => text += &ruleset::device(tunnel),
             None => text += &format!("add table netdev {TABLE}\ndelete table netdev {TABLE}\n"),
+        }
+        // Somebody may have made it by hand: without a word about it, it stays.
+        if self.transparent {
+            text += &transparent::ruleset();
         }
         text
     }
@@ -115,8 +122,10 @@ impl Tables {
     }
 
     /// The tables, for who watches them.
-    pub(crate) fn names() -> [nft::Table; 3] {
-        [nft::Family::Ip, nft::Family::Ip6, nft::Family::Netdev].map(table_of)
+    pub(crate) fn names() -> [nft::Table; 4] {
+        let [ip, ip6, netdev] = [nft::Family::Ip, nft::Family::Ip6, nft::Family::Netdev].map(table_of);
+        let transparent = Name::new(transparent::NFT_TABLE).expect("the name is short and plain");
+        [ip, ip6, netdev, nft::Table::new(nft::Family::Inet, transparent)]
     }
 
     /// Loads all rules anew; elements stay.

@@ -70,7 +70,7 @@ fn family_of(family: Family) -> netlink::Family {
     }
 }
 
-fn has_ipv6() -> bool {
+pub(crate) fn has_ipv6() -> bool {
     sysctl::read("net.ipv6.conf.all.forwarding").is_ok()
 }
 

@@ -106,6 +106,9 @@ volumeMounts:
 {{- if and (include "headwater.lowPorts" .) $gateway.hostNetwork (eq $gateway.lowPortsOnHost "refuse") -}}
 {{- fail "gateway.listeners has a port below 1024 on the host's network, where pods may not set net.ipv4.ip_unprivileged_port_start: use ports from 1024 on, or gateway.hostPorts in place of gateway.hostNetwork, or set gateway.lowPortsOnHost to root or node" -}}
 {{- end -}}
+{{- if and $gateway.transparent (not $gateway.hostNetwork) -}}
+{{- fail "gateway.transparent needs gateway.hostNetwork: what endpoints answer to clients comes back to the node" -}}
+{{- end -}}
 {{- if and $gateway.hostNetwork $gateway.hostPorts -}}
 {{- fail "gateway.hostNetwork and gateway.hostPorts exclude each other" -}}
 {{- end -}}

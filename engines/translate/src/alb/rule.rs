@@ -409,7 +409,7 @@ impl Part<'_, '_> {
             balance,
             timeouts: StreamTimeouts { connect: timeouts.connect, idle: timeouts.send.max(timeouts.idle) },
             attempts: port.view.gateway.routes.retry.attempts,
-            transparent: false,
+            transparent: port.view.gateway.routes.stream.transparent,
         }
     }
 

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use headwater_client_address::proxy;
+use headwater_net_io::connect::ConnectErrorKind;
 use headwater_net_io::datagram::{MAX_DATAGRAM, connect_datagram};
+use headwater_net_io::transparent::connect_datagram_from;
 use rustix::net::{SendFlags, send};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -20,7 +22,7 @@ use super::relay::End;
 use super::route::{Choices, proxy_header};
 use super::udp::UdpListener;
 use crate::fault::{Fault, Reason};
-use crate::upstream::Lease;
+use crate::upstream::{Lease, connect_fault};
 
 /// Answers taken from one endpoint before others get their turn.
 const TURN: usize = 32;
@@ -114,12 +116,28 @@ impl Flow {
     pub(super) fn open(self: &Rc<Self>) -> Result<(), Reason> {
         let Some(listener) = self.listener.upgrade() else { return Err(Reason::Internal) };
         let worker = &listener.worker;
+        let mut failed = Reason::ConnectFailed;
         for _ in 0..self.record.route.attempts.max(1) {
             let client = self.record.client.addr;
             let lease = self.choices.borrow_mut().pick(worker, &self.record.route, client)?;
             self.record.attempts.set(self.record.attempts.get() + 1);
             let began = Instant::now();
-            match connect_datagram(lease.endpoint.address) {
+            let address = lease.endpoint.address;
+            let connected = match self.record.route.transparent {
+                true => match connect_datagram_from(self.record.client.socket_addr(), address) {
+                    // The client's address cannot be used: neither is that the endpoint's doing.
+                    Err(error) if error.kind == ConnectErrorKind::Source && !is_ours(&error.cause) => {
+                        let fault = connect_fault(&error);
+                        failed = fault.reason;
+                        lease.failed(&fault, began.elapsed(), Instant::now());
+                        tracing::debug!(endpoint = %address, %fault, "no way for a UDP flow");
+                        continue;
+                    }
+                    connected => connected.map_err(|error| error.cause),
+                },
+                false => connect_datagram(address),
+            };
+            match connected {
                 Ok(socket) => {
                     let socket = Rc::new(socket);
                     let reader = tokio::task::spawn_local(read(self.clone(), socket.clone())).abort_handle();
@@ -139,7 +157,7 @@ impl Flow {
                 }
             }
         }
-        Err(Reason::ConnectFailed)
+        Err(failed)
     }
 
     /// Sends what the client sent.

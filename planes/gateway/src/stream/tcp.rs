@@ -8,6 +8,7 @@ use headwater_client_address::{Client, Sender, proxy};
 use headwater_model::gateway::StreamRoute;
 use headwater_net_io::connect::connect;
 use headwater_net_io::tls::hello::Hello;
+use headwater_net_io::transparent::connect_from;
 use tokio::net::TcpStream;
 
 use super::record::{Ended, Kind, Record};
@@ -115,7 +116,11 @@ async fn open(
         let began = Instant::now();
         // The connection's own deadline is that of the connect, and nothing is read meanwhile.
         timer.set(route.timeouts.connect);
-        let connected = timer.run(connect(lease.endpoint.address, route.timeouts.connect)).await;
+        let (address, patience) = (lease.endpoint.address, route.timeouts.connect);
+        let connected = match route.transparent {
+            true => timer.run(connect_from(record.client.socket_addr(), address, patience)).await,
+            false => timer.run(connect(address, patience)).await,
+        };
         let ended = Instant::now();
         let took = ended.saturating_duration_since(began);
         let fault = match connected {

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 
 use crate::support::{Stage, ready, service, vip};
 use anyhow::{Context, Result, ensure};
+use headwater_model::transparent::{NFT_TABLE, commands};
 use headwater_model::tunnel::DEFAULT_TUNNEL_PORT;
 use headwater_netlink::{self as netlink, Conntrack};
-use headwater_testkit::lab;
+use headwater_testkit::{lab, wait};
 use headwater_testkit::services::{Datagrams, Entry, Family, PATIENCE, Transport, ask, ask_with};
 
 #[test]
@@ -137,6 +138,36 @@ fn cleaning_up_leaves_nothing_and_touches_nothing_else() -> Result<()> {
             };
             ensure!(sorted(before) == sorted(after), "before:\n{before}\nafter:\n{after}");
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn the_way_back_for_gateways_that_connect_as_their_clients_is_what_one_makes_by_hand() -> Result<()> {
+    lab::test(|lab| {
+        let look = |host: &lab::Host| -> Result<[String; 5]> {
+            let rule = |text: String| text.lines().filter(|line| line.contains("18520")).collect::<Vec<_>>().join("\n");
+            let route = |text: String| text.replace(" proto static", "").replace(" proto boot", "").trim().to_owned();
+            Ok([
+                host.exec("nft", &["list", "table", "inet", NFT_TABLE])?,
+                rule(host.ip("-4 rule")?),
+                rule(host.ip("-6 rule")?),
+                route(host.ip("-4 route show table 18520")?),
+                route(host.ip("-6 route show table 18520")?).replace(" pref medium", ""),
+            ])
+        };
+        let by_hand = lab.host("by-hand")?;
+        by_hand.exec("sh", &["-ec", &commands()])?;
+        let mut stage = Stage::new(lab)?;
+        let web = stage.topology.pod(2, "web-2")?;
+        stage.start(&service("preserve", "", &[ready(&web)]))?;
+        let node = stage.topology.node(1).host().clone();
+        ensure!(look(&node)? == look(&by_hand)?, "{:#?}\n{:#?}", look(&node)?, look(&by_hand)?);
+        // What somebody takes away comes back.
+        node.nft(&format!("delete table inet {NFT_TABLE}"))?;
+        node.ip("-6 rule delete priority 91")?;
+        wait::until(wait::DEADLINE, || look(&node).is_ok_and(|now| look(&by_hand).is_ok_and(|wanted| now == wanted)))
+            .with_context(|| format!("{:#?}", look(&node)))?;
         Ok(())
     })
 }

@@ -150,6 +150,7 @@ fn settings(node: &str) -> Result<Settings> {
         tunnel_port: 8474,
         tunnel_mtu: None,
         healthz: None,
+        transparent: true,
     })
 }
 

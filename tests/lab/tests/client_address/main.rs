@@ -8,6 +8,8 @@
 //!           fd02::2  ─ fd02::1 ┘
 //! ```
 
+mod transparent;
+
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 

@@ -100,9 +100,9 @@ fn transparent(written: &Written<'_>) -> Option<Finding> {
         false => {
             let message = "what is carried (TCP, UDP, TLS that passes through) reaches endpoints from the client's own \
                            address; requests do not";
-            Finding::new(Severity::Info, ASKED, written.object.clone(), message).at(field).mend(
-                "have `headwater node --transparent` on its nodes, or the rules that `headwater check` prints",
-            )
+            Finding::new(Severity::Info, ASKED, written.object.clone(), message)
+                .at(field)
+                .mend("have `headwater node --transparent` on its nodes, or the rules that `headwater check` prints")
         }
     })
 }

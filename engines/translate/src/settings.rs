@@ -139,7 +139,12 @@ impl Reader<'_> {
         origin: Origin,
         spec: &GatewaySettingsSpec,
     ) -> (Gateway, Arc<ClientAddressPolicy>, ConnectionSettings) {
-        let written = Written { object: &origin.key, field: "spec.clientAddress", spec: &spec.client_address, of_requests: false };
+        let written = Written {
+            object: &origin.key,
+            field: "spec.clientAddress",
+            spec: &spec.client_address,
+            of_requests: false,
+        };
         let policy = Arc::new(client_address::policy(&written, self.nginx, self.findings));
         let connection = self.connection(&origin.key, spec);
         (self.gateway_of(origin, spec, Vec::new()), policy, connection)

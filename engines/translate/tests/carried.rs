@@ -181,7 +181,7 @@ fn what_is_carried_comes_from_the_client_where_that_is_asked_for_and_requests_ne
         let spec = json!({"listeners": listeners, "clientAddress": {"transparent": shared}});
         let both = json!({"kind": "Service", "metadata": meta("shop/web"), "spec": {"ports": [
             {"name": "tcp", "port": 80, "protocol": "TCP"}, {"name": "udp", "port": 80, "protocol": "UDP"}]}});
-        let host = passing(web("shop/web", "a.example", "web"));
+        let host = with(passing(web("shop/web", "a.example", "web")), "spec.ingressClassName", json!("headwater"));
         World::new(Options::default(), [class.clone(), settings("edge/public", spec), both, host]).1
     };
     for shared in [false, true] {

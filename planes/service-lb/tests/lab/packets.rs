@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use headwater_model::transparent::{NFT_TABLE, commands};
 use headwater_model::tunnel::DEFAULT_TUNNEL_PORT;
 use headwater_netlink::{self as netlink, Conntrack};
-use headwater_testkit::{lab, wait};
 use headwater_testkit::services::{Datagrams, Entry, Family, PATIENCE, Transport, ask, ask_with};
+use headwater_testkit::{lab, wait};
 
 #[test]
 fn under_cluster_the_endpoint_on_another_node_sees_the_client() -> Result<()> {
@@ -146,8 +146,10 @@ fn cleaning_up_leaves_nothing_and_touches_nothing_else() -> Result<()> {
 fn the_way_back_for_gateways_that_connect_as_their_clients_is_what_one_makes_by_hand() -> Result<()> {
     lab::test(|lab| {
         let look = |host: &lab::Host| -> Result<[String; 5]> {
-            let rule = |text: String| text.lines().filter(|line| line.contains("18520")).collect::<Vec<_>>().join("\n");
-            let route = |text: String| text.replace(" proto static", "").replace(" proto boot", "").trim().to_owned();
+            let plain = |text: String| text.replace(" proto static", "").replace(" proto boot", "");
+            let rule =
+                |text| plain(text).lines().filter(|line| line.contains("18520")).map(str::trim).collect::<String>();
+            let route = |text| plain(text).trim().to_owned();
             Ok([
                 host.exec("nft", &["list", "table", "inet", NFT_TABLE])?,
                 rule(host.ip("-4 rule")?),

@@ -62,10 +62,14 @@ fn endpoints_see_the_client_itself_or_nobody() -> Result<()> {
         let families = families()?;
         let mut files = vec![("gateway.yaml".to_owned(), gateway(false))];
         let mut origins = Vec::new();
-        for (Family { client, balancer, towards_backend, backend, prefix, .. }, number) in families.iter().zip(["4", "6"]) {
+        for (Family { client, balancer, towards_backend, backend, prefix, .. }, number) in
+            families.iter().zip(["4", "6"])
+        {
             // What the backend answers to clients passes the gateway.
             for far in [client, balancer] {
-                hosts.backend.route(&format!("{far}/{}", if *prefix == 24 { 32 } else { 128 }), &towards_backend.to_string())?;
+                hosts
+                    .backend
+                    .route(&format!("{far}/{}", if *prefix == 24 { 32 } else { 128 }), &towards_backend.to_string())?;
             }
             for (kind, name) in [(Kind::Tcp, format!("tcp{number}")), (Kind::Udp, format!("udp{number}"))] {
                 let listen = SocketAddr::new(*backend, 8080);
@@ -87,7 +91,11 @@ fn endpoints_see_the_client_itself_or_nobody() -> Result<()> {
             let error = listener.error.as_deref().unwrap_or_default();
             let is_carried = &*listener.name != "http";
             assert_eq!(is_carried, listener.address.is_none(), "{listener:?}");
-            assert_eq!(is_carried, error.contains("ip -4 rule add priority 91 fwmark 0x1858/0xffff lookup 18520"), "{error}");
+            assert_eq!(
+                is_carried,
+                error.contains("ip -4 rule add priority 91 fwmark 0x1858/0xffff lookup 18520"),
+                "{error}"
+            );
         }
 
         // The gateway goes on by itself once they are there.

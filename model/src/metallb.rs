@@ -47,6 +47,9 @@ pub const WRITTEN_KINDS: [Kind; 6] = [
 /// API group of all of them.
 pub const GROUP: &str = "metallb.io";
 
+/// Where these objects are, unless another namespace is chosen.
+pub const NAMESPACE: &str = "metallb-system";
+
 /// Names the pool that a Service wants an address of.
 pub const POOL_ANNOTATION: &str = "metallb.io/address-pool";
 
@@ -91,6 +94,13 @@ fn selector_faults(field: &str, selectors: &[LabelSelector], faults: &mut Vec<Fa
     for (index, selector) in selectors.iter().enumerate() {
         if let Err((path, message)) = selector.check() {
             faults.push(Fault::new(format!("{field}[{index}].{path}"), message));
+        }
+        for (place, term) in selector.match_expressions.iter().enumerate() {
+            let at = format!("{field}[{index}].matchExpressions[{place}]");
+            duplicate_faults(&format!("{at}.values"), "match expression value in label selector", &term.values, faults);
+            if selector.match_expressions[..place].contains(term) {
+                faults.push(Fault::new(at, "this expression stands in the selector already"));
+            }
         }
         if selectors[..index].contains(selector) {
             faults.push(Fault::new(format!("{field}[{index}]"), "this selector stands in the list already"));

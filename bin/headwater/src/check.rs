@@ -10,8 +10,9 @@ use headwater_control::{Extent, Findings};
 use headwater_kube_io::{UnknownKind, read_dir, read_str};
 use headwater_model::finding::Severity;
 use headwater_model::transparent;
+use headwater_translate::Options;
 
-use crate::cluster::LabelArgs;
+use crate::cluster::{LabelArgs, MetallbArgs};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -22,6 +23,8 @@ pub(crate) struct Args {
     output: Output,
     #[command(flatten)]
     labels: LabelArgs,
+    #[command(flatten)]
+    metallb: MetallbArgs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -47,7 +50,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let objects = reading.objects.len();
     let extent = if part { Extent::Part } else { Extent::Whole };
-    let (findings, unknown) = headwater_control::check(reading, args.labels.embedded(), extent);
+    let metallb_namespace = args.metallb.metallb_namespace.clone();
+    let options = Options { metallb_namespace, ..args.labels.embedded() };
+    let (findings, unknown) = headwater_control::check(reading, options, extent);
     match args.output {
         Output::Text => print(&text(&findings, objects)),
         Output::Json => print(&json(&findings, &unknown, objects)?),

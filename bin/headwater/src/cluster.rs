@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use headwater_kube_io::{Access, ApiServer, Selection};
 use headwater_model::alb::Domain;
+use headwater_model::metallb::NAMESPACE;
 use headwater_model::origin::{Kind, NamespacedName};
 use headwater_netlink::{Netlink, NetlinkError};
 use headwater_translate::{AlbScope, CONTROLLER, LABEL_DOMAIN, Options};
@@ -67,6 +68,14 @@ pub(crate) struct ClusterArgs {
     /// Namespace of Headwater's Leases [default: $POD_NAMESPACE, else that of the credentials]
     #[arg(long, value_name = "NAMESPACE")]
     lease_namespace: Option<String>,
+}
+
+/// Where MetalLB's resources are.
+#[derive(Clone, clap::Args)]
+pub(crate) struct MetallbArgs {
+    /// Namespace of the resources of metallb.io
+    #[arg(long, value_name = "NAMESPACE", default_value = NAMESPACE)]
+    pub(crate) metallb_namespace: String,
 }
 
 /// How Alauda's labels and annotations are named.

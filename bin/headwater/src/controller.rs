@@ -19,7 +19,7 @@ use headwater_model::cluster::Change;
 use headwater_model::finding::Finding;
 use headwater_model::metallb::WRITTEN_KINDS;
 use headwater_model::observed::PublishedAddress;
-use headwater_model::origin::{Kind, NamespacedName};
+use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 use headwater_operator::{Installation, Operator};
 use headwater_process::admin::{self, Admin};
 use headwater_process::metrics::Registry;
@@ -173,6 +173,7 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
         let namespace = &args.addresses.metallb_namespace;
         selection.always.push(namespace.clone());
         selection.within.extend(WRITTEN_KINDS.map(|kind| (kind, namespace.clone())));
+        options.metallb_namespace.clone_from(namespace);
     }
     let addresses = args.addresses.addresses.then(|| {
         let settings = Settings {
@@ -276,5 +277,9 @@ impl Judge for Foresight {
     async fn judge(&self, candidate: Candidate) -> Vec<Finding> {
         let consequences = self.0.ask(Change::Set(candidate.object)).await.unwrap_or_default();
         consequences.own.into_iter().chain(consequences.others).collect()
+    }
+
+    async fn removal(&self, key: ObjectKey) -> Vec<Finding> {
+        self.0.ask(Change::Removed(key)).await.unwrap_or_default().own
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use headwater_model::metallb::NAMESPACE;
 use headwater_model::origin::NamespacedName;
 
 /// `spec.controller` of the IngressClasses that Headwater serves.
@@ -68,6 +69,8 @@ pub struct Options {
     /// Port at which clients reach HTTPS, where something in front maps it (a Service of type LoadBalancer); redirects
     /// name it. `None`: the port of the first HTTPS listener.
     pub published_https_port: Option<u16>,
+    /// Namespace of the resources of `metallb.io`.
+    pub metallb_namespace: String,
 }
 
 impl Default for Options {
@@ -90,6 +93,7 @@ impl Default for Options {
             http_port: None,
             https_port: None,
             published_https_port: None,
+            metallb_namespace: NAMESPACE.to_owned(),
         }
     }
 }

@@ -191,7 +191,7 @@ impl Translator {
         let changed = self.publish() || first;
         self.findings.set(Source::Validity, self.expired(now));
         if first || changes.iter().any(|key| is_judged(key.kind)) {
-            self.findings.set(Source::Balancers, judge(cluster));
+            self.findings.set(Source::Balancers, judge(cluster, &self.options.metallb_namespace));
         }
         if self.references.take_secrets_changed() | self.albs.take_sources_changed() || environment_changed {
             self.collect_wanted();

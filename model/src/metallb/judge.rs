@@ -1,5 +1,9 @@
 //! Resources of MetalLB together: which pools count, and what is wrong with what.
 
+mod peers;
+#[cfg(test)]
+mod upstream;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,6 +16,8 @@ use crate::nat::Family;
 use crate::object::Metadata;
 use crate::origin::{Kind, ObjectKey};
 use crate::selector::LabelSelector;
+
+pub use self::peers::in_use;
 
 /// Reason of findings about an object that says what it may not.
 pub const INVALID: &str = "InvalidLoadBalancer";
@@ -78,11 +84,20 @@ pub fn is_judged(kind: Kind) -> bool {
 }
 
 /// Everything that is wrong with pools, advertisements, peers, profiles and communities.
-pub fn judge(cluster: &Cluster) -> Vec<Finding> {
-    let (pools, mut findings) = judge_pools(cluster.ip_address_pools.values());
+///
+/// `namespace`: where they have to be; what is elsewhere does not count.
+pub fn judge(cluster: &Cluster, namespace: &str) -> Vec<Finding> {
+    let pools = cluster.ip_address_pools.values().filter(|pool| *pool.metadata.namespace == *namespace);
+    let (pools, mut findings) = judge_pools(pools);
     let mut of = |key: ObjectKey, faults: Vec<Fault>| {
+        if *key.id.namespace != *namespace {
+            let message = format!("resource must be created in {namespace} namespace");
+            findings.push(Finding::error(INVALID, key.clone(), message).at("metadata.namespace"));
+        }
         findings.extend(faults.into_iter().map(|fault| finding(key.clone(), fault)));
     };
+    let elsewhere = cluster.ip_address_pools.values().filter(|pool| *pool.metadata.namespace != *namespace);
+    elsewhere.for_each(|object| of(object.key(), object.spec.faults()));
     cluster.l2_advertisements.values().for_each(|object| of(object.key(), object.spec.faults()));
     cluster.bgp_advertisements.values().for_each(|object| of(object.key(), object.spec.faults()));
     cluster.bgp_peers.values().for_each(|object| of(object.key(), object.spec.faults()));
@@ -91,6 +106,8 @@ pub fn judge(cluster: &Cluster) -> Vec<Finding> {
     references(cluster, &mut findings);
     aggregation(cluster, &pools, &mut findings);
     preferences(cluster, &mut findings);
+    peers::peers(cluster, &mut findings);
+    peers::echoes(cluster, &pools, &mut findings);
     findings
 }
 
@@ -137,7 +154,14 @@ fn references(cluster: &Cluster, findings: &mut Vec<Finding>) {
             if let CommunityRef::Alias(name) = community
                 && !aliases.contains_key(&**name)
             {
-                findings.push(missing(key.clone(), format!("spec.communities[{index}]"), "community", name));
+                let field = format!("spec.communities[{index}]");
+                // As many parts as a community has: meant as one, and no name that may come.
+                if matches!(name.split(':').count(), 2 | 4) {
+                    let message = format!("invalid community \"{name}\" (try \"64512:7\" or \"large:64512:7:9\")");
+                    findings.push(Finding::error(INVALID, key.clone(), message).at(field));
+                } else {
+                    findings.push(missing(key.clone(), field, "community", name));
+                }
             }
         }
     }
@@ -228,17 +252,23 @@ fn preferences(cluster: &Cluster, findings: &mut Vec<Finding>) {
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::NAMESPACE;
     use super::*;
     use crate::cluster::{Change, Object};
 
-    fn cluster(objects: &[(&str, &str, Value)]) -> Cluster {
+    /// Objects by kind, name and spec; or what cannot be read of them.
+    pub(super) fn read(objects: &[(&str, &str, Value)]) -> Result<Cluster, String> {
         let mut cluster = Cluster::default();
         for (kind, name, spec) in objects {
-            let value = json!({"metadata": {"name": name, "namespace": "metallb-system"}, "spec": spec});
+            let mut value = json!({"metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec});
+            if let Value::Object(labels) = &spec["labels"] {
+                value["metadata"]["labels"] = labels.clone().into();
+                value["spec"].as_object_mut().unwrap().remove("labels");
+            }
             let text = value.to_string();
             macro_rules! read {
                 ($variant:ident) => {
-                    Object::$variant(Arc::new(serde_json::from_str(&text).unwrap()))
+                    Object::$variant(Arc::new(serde_json::from_str(&text).map_err(|error| error.to_string())?))
                 };
             }
             let object = match *kind {
@@ -248,15 +278,20 @@ mod tests {
                 "peer" => read!(BgpPeer),
                 "bfd" => read!(BfdProfile),
                 "community" => read!(Community),
+                "node" => read!(Node),
                 other => panic!("{other}"),
             };
             cluster.apply(&Change::Set(object));
         }
-        cluster
+        Ok(cluster)
+    }
+
+    fn cluster(objects: &[(&str, &str, Value)]) -> Cluster {
+        read(objects).unwrap()
     }
 
     fn told(objects: &[(&str, &str, Value)]) -> Vec<String> {
-        judge(&cluster(objects)).iter().map(ToString::to_string).collect()
+        judge(&cluster(objects), NAMESPACE).iter().map(ToString::to_string).collect()
     }
 
     fn pool() -> (&'static str, &'static str, Value) {

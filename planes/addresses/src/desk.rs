@@ -4,15 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use headwater_ipam::{Class, Ipam, Outcome, Pools, Request, RequestError, is_asking};
+use headwater_ipam::{Class, Families, Ipam, Outcome, Pools, Request, RequestError, is_asking};
 use headwater_kube_io::{Batch, EventNote};
 use headwater_model::cluster::{Change, Cluster, Object};
 use headwater_model::finding::{Finding, Severity};
+use headwater_model::metallb::IpAddressPool;
 use headwater_model::metallb::judge::{is_judged, judge};
 use headwater_model::metallb::pool::IpAddressPoolStatus;
 use headwater_model::metallb::{ADDRESSES_ANNOTATION, ALLOCATED_ANNOTATION, LEGACY_PREFIX, POOL_ANNOTATION, PREFIX};
+use headwater_model::nat::Family;
 use headwater_model::object::Service;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
+use serde::Serialize;
+
+const DEPRECATED: &str = "deprecatedAnnotation";
 
 /// What a Service shall be told, and tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +37,27 @@ pub struct PoolWrite {
     pub status: IpAddressPoolStatus,
 }
 
+/// What a Service has, or why it has nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServiceAddresses {
+    pub service: String,
+    pub addresses: Vec<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Arc<str>>,
+    /// What is not as it asks for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub why: Vec<String>,
+}
+
 /// Who has which address, and what stands in the cluster about it. No I/O.
 pub struct Desk {
     class: Class,
+    /// Where pools and what is said of them have to be.
+    namespace: Box<str>,
+    /// Nobody gives ClusterIPs, and what cannot be read may be anything.
+    is_directory: bool,
+    /// What Services may have that could not be read.
+    reserved: BTreeMap<NamespacedName, Vec<IpAddr>>,
     cluster: Cluster,
     uids: BTreeMap<NamespacedName, Arc<str>>,
     ipam: Ipam,
@@ -51,9 +74,13 @@ pub struct Desk {
 }
 
 impl Desk {
-    pub fn new(class: Class) -> Self {
+    /// `namespace`: where pools have to be.
+    pub fn new(class: Class, namespace: &str) -> Self {
         Self {
             class,
+            namespace: namespace.into(),
+            is_directory: false,
+            reserved: BTreeMap::new(),
             cluster: Cluster::default(),
             uids: BTreeMap::new(),
             ipam: Ipam::default(),
@@ -65,6 +92,48 @@ impl Desk {
             read_findings: Vec::new(),
             findings: Vec::new(),
         }
+    }
+
+    /// For a directory of manifests: Services without a ClusterIP get addresses, too, of IPv4 where they do not say.
+    pub fn of_directory(class: Class, namespace: &str) -> Self {
+        Self { is_directory: true, ..Self::new(class, namespace) }
+    }
+
+    /// Gives these addresses to nobody else, until it is told otherwise: they are of Services that could not be read, and
+    /// may come again.
+    pub fn reserve(&mut self, reserved: BTreeMap<NamespacedName, Vec<IpAddr>>) -> Vec<ServiceWrite> {
+        let freed = self.ipam.freed();
+        for id in std::mem::replace(&mut self.reserved, reserved).into_keys() {
+            if !self.reserved.contains_key(&id) && !self.cluster.services.contains_key(&id) {
+                self.ipam.release(&id);
+            }
+        }
+        let mut writes = BTreeMap::new();
+        if self.ipam.freed() != freed {
+            let waiting = self.waiting.clone();
+            self.settle_all(waiting, &mut writes);
+        }
+        writes.into_values().collect()
+    }
+
+    /// Whether there is such a Service.
+    pub fn knows(&self, service: &NamespacedName) -> bool {
+        self.cluster.services.contains_key(service)
+    }
+
+    /// Every Service that asks for addresses, by name.
+    pub fn services(&self) -> impl Iterator<Item = ServiceAddresses> {
+        let asking = self.cluster.services.iter().filter(|(_, service)| is_asking(service, &self.class));
+        asking.map(|(id, _)| {
+            let assignment = self.ipam.assignment(id);
+            let why = self.told.get(id).into_iter().flatten().filter(|(reason, _)| *reason != DEPRECATED);
+            ServiceAddresses {
+                service: id.to_string(),
+                addresses: assignment.map(|known| known.addresses.clone()).unwrap_or_default(),
+                pool: assignment.and_then(|known| known.pool.clone()),
+                why: why.map(|(_, text)| text.clone()).collect(),
+            }
+        })
     }
 
     pub fn ipam(&self) -> &Ipam {
@@ -111,17 +180,18 @@ impl Desk {
             judged |= is_judged(key.kind);
             self.cluster.apply(&change);
         }
-        let unread = batch.findings.iter().any(hides_pools);
+        let unread = batch.findings.iter().any(|finding| hides_pools(finding, self.is_directory));
         pools_changed |= unread != self.unread;
         self.unread = unread;
         if judged || batch.findings != self.read_findings {
             let of_kinds =
                 batch.findings.iter().filter(|found| found.object.as_ref().is_some_and(|key| is_judged(key.kind)));
-            self.findings = of_kinds.cloned().chain(judge(&self.cluster)).collect();
+            self.findings = of_kinds.cloned().chain(judge(&self.cluster, &self.namespace)).collect();
             self.read_findings = batch.findings;
         }
         if pools_changed {
-            let (pools, _) = Pools::new(self.cluster.ip_address_pools.values(), self.unread);
+            let here = |pool: &&Arc<IpAddressPool>| *pool.metadata.namespace == *self.namespace;
+            let (pools, _) = Pools::new(self.cluster.ip_address_pools.values().filter(here), self.unread);
             self.ipam.configure(pools);
             self.pools_read = true;
             self.dirty.extend(self.cluster.services.keys().cloned());
@@ -178,6 +248,11 @@ impl Desk {
                 self.ipam.adopt(&service.id(), &request, &held);
             }
         }
+        for (id, addresses) in &self.reserved {
+            if !self.cluster.services.contains_key(id) {
+                self.ipam.adopt(id, &nothing_but(addresses), addresses);
+            }
+        }
         for service in services {
             let write = self.settle(&service);
             if let Some(write) = write {
@@ -188,9 +263,10 @@ impl Desk {
 
     fn request_of(&self, service: &Service) -> Result<Option<Request>, RequestError> {
         let namespace = NamespacedName::new("", service.metadata.namespace.clone());
+        let family = self.is_directory.then_some(Family::V4);
         match self.cluster.namespaces.get(&namespace) {
-            Some(namespace) => Request::of(service, &namespace.metadata.labels, None),
-            None => Request::of(service, &BTreeMap::new(), None),
+            Some(namespace) => Request::of(service, &namespace.metadata.labels, family),
+            None => Request::of(service, &BTreeMap::new(), family),
         }
     }
 
@@ -219,7 +295,7 @@ impl Desk {
         let legacy: Vec<&str> = Request::legacy_annotations(service).collect();
         if !legacy.is_empty() {
             let text = format!("annotation prefix {LEGACY_PREFIX} is deprecated, use {PREFIX}: {}", legacy.join(", "));
-            said.insert(("deprecatedAnnotation", text));
+            said.insert((DEPRECATED, text));
         }
         let request = match self.request_of(service) {
             Ok(Some(request)) => request,
@@ -355,10 +431,28 @@ fn quoted(addresses: &[IpAddr]) -> String {
     format!("[{}]", texts.join(" "))
 }
 
-/// Whether there may be pools that nobody has read.
-fn hides_pools(finding: &Finding) -> bool {
+/// What a Service that has these addresses and was not read asks for: they are shared with nobody.
+fn nothing_but(addresses: &[IpAddr]) -> Request {
+    Request {
+        namespace: "".into(),
+        namespace_labels: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        families: match addresses {
+            [one] => Families::One(Family::of(*one)),
+            _ => Families::Both,
+        },
+        addresses: addresses.to_vec(),
+        pool: None,
+        sharing_key: None,
+        ports: BTreeSet::new(),
+    }
+}
+
+/// Whether there may be pools that nobody has read. A file that cannot be read may hold any.
+fn hides_pools(finding: &Finding, is_directory: bool) -> bool {
     let about = |kind: Kind| finding.object.as_ref().is_some_and(|key| key.kind == kind);
-    (finding.severity == Severity::Error && about(Kind::IpAddressPool))
+    (is_directory && finding.severity == Severity::Error && finding.object.is_none())
+        || (finding.severity == Severity::Error && about(Kind::IpAddressPool))
         || (finding.reason == "NotInstalled" && finding.message.contains(Kind::IpAddressPool.as_str()))
 }
 

@@ -107,7 +107,7 @@ impl State {
             ..Selection::default()
         };
         let mut source = ApiServerSource::start(&self.server, selection);
-        let mut desk = Desk::new(self.settings.class.clone());
+        let mut desk = Desk::new(self.settings.class.clone(), &self.settings.namespace);
         let mut written = Written::default();
         let mut again = interval(TRY_AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);

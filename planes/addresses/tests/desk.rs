@@ -62,7 +62,7 @@ fn first() -> Change {
 
 #[test]
 fn a_service_is_told_once_and_what_is_so_already_is_not_written() {
-    let mut desk = Desk::new(Class(None));
+    let mut desk = Desk::new(Class(None), "metallb-system");
     let writes =
         take(&mut desk, vec![first(), service("one", &[], &json!({})), service("two", &["10.0.0.3"], &has("first"))]);
     assert_eq!(writes, ["one [10.0.0.0] first | IPAllocated: Assigned IP [\"10.0.0.0\"]"]);
@@ -88,7 +88,7 @@ fn a_restart_takes_nothing_from_a_service_that_is_read_later() {
             }),
         )
     };
-    let mut desk = Desk::new(Class(None));
+    let mut desk = Desk::new(Class(None), "metallb-system");
     let changes = vec![
         half("a", &["10.0.0.1"]),
         half("b", &["10.0.9.9"]),
@@ -107,7 +107,7 @@ fn a_restart_takes_nothing_from_a_service_that_is_read_later() {
 
 #[test]
 fn who_waits_is_told_why_once_and_served_when_an_address_or_a_pool_comes() {
-    let mut desk = Desk::new(Class(None));
+    let mut desk = Desk::new(Class(None), "metallb-system");
     let one = || pool("first", json!({"addresses": ["10.0.0.1/32"]}));
     take(&mut desk, vec![one(), service("one", &[], &json!({}))]);
     let failed = "AllocationFailed: Failed to allocate IP for \"a/two\": no available IPs";
@@ -127,7 +127,7 @@ fn who_waits_is_told_why_once_and_served_when_an_address_or_a_pool_comes() {
 
 #[test]
 fn a_service_that_no_longer_asks_loses_only_what_we_gave() {
-    let mut desk = Desk::new(Class(None));
+    let mut desk = Desk::new(Class(None), "metallb-system");
     let plain = |more: Value, held: &[&str]| service("one", held, &more);
     take(&mut desk, vec![first(), plain(has("first"), &["10.0.0.1"])]);
     let mut other = has("first");
@@ -143,7 +143,7 @@ fn a_service_that_no_longer_asks_loses_only_what_we_gave() {
 
 #[test]
 fn senseless_words_are_told_and_take_nothing_away() {
-    let mut desk = Desk::new(Class(None));
+    let mut desk = Desk::new(Class(None), "metallb-system");
     let senseless = json!({"metadata": {"annotations": {"metallb.universe.tf/loadBalancerIPs": "x", "metallb.io/ip-allocated-from-pool": "first"}}});
     let writes =
         take(&mut desk, vec![first(), service("one", &["10.0.0.2"], &senseless), service("two", &[], &json!({}))]);
@@ -157,7 +157,7 @@ fn senseless_words_are_told_and_take_nothing_away() {
 
 #[test]
 fn while_pools_may_be_hidden_nothing_is_taken_away() {
-    let mut desk = Desk::new(Class(None));
+    let mut desk = Desk::new(Class(None), "metallb-system");
     let unread =
         Finding::error("InvalidObject", ObjectKey::new(Kind::IpAddressPool, "metallb-system", "p"), "not read");
     let hidden = Batch { findings: vec![unread], ..Batch::default() };
@@ -174,7 +174,7 @@ fn while_pools_may_be_hidden_nothing_is_taken_away() {
 
 #[test]
 fn a_pool_is_written_when_it_fills() {
-    let mut desk = Desk::new(Class(None));
+    let mut desk = Desk::new(Class(None), "metallb-system");
     take(&mut desk, vec![first(), service("one", &[], &json!({}))]);
     let writes = desk.pool_writes();
     let [write] = &writes[..] else { panic!("{writes:?}") };

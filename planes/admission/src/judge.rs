@@ -38,4 +38,10 @@ impl Candidate {
 /// future is dropped when it takes too long.
 pub trait Judge: Send + Sync + 'static {
     fn judge(&self, candidate: Candidate) -> impl Future<Output = Vec<Finding>> + Send;
+
+    /// Says why an object must not be deleted: errors about it. Nothing else keeps an object that shall go.
+    fn removal(&self, key: ObjectKey) -> impl Future<Output = Vec<Finding>> + Send {
+        let _ = key;
+        std::future::ready(Vec::new())
+    }
 }

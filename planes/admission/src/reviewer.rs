@@ -104,7 +104,8 @@ impl<J: Judge> Reviewer<J> {
         let operation = match &*request.operation {
             "CREATE" => Operation::Create,
             "UPDATE" => Operation::Update,
-            // Whatever goes away may go, and whatever Kubernetes invents may happen.
+            "DELETE" => return self.removal(request).await,
+            // Whatever Kubernetes invents may happen.
             _ => return allowed(),
         };
         // A status is written by controllers, not by users.
@@ -140,6 +141,22 @@ impl<J: Judge> Reviewer<J> {
             late |= old_late.is_some();
         }
         self.conclude(&weighed, late, key.as_ref(), dry_run)
+    }
+
+    /// Whatever goes away may go, unless others need it.
+    async fn removal(&self, request: &Request<'_>) -> (Word, Verdict) {
+        let allowed = (Word::Allowed, Verdict::Allowed { warnings: Vec::new() });
+        let Some(old) = request.old_object.filter(|_| request.sub_resource.as_deref().is_none_or(str::is_empty)) else {
+            return allowed;
+        };
+        let Some(key) = self.read(old).await.key else { return allowed };
+        let deadline = Instant::now() + self.judge_time;
+        let Ok(findings) = timeout_at(deadline, self.judge.removal(key.clone())).await else {
+            return self.conclude(&Weighed::default(), true, Some(&key), request.dry_run.unwrap_or(false));
+        };
+        let mut weighed = Weighed::default();
+        weighed.add(findings, Stage::Judging, Some(&key));
+        self.conclude(&weighed, false, Some(&key), request.dry_run.unwrap_or(false))
     }
 
     async fn read(&self, object: &RawValue) -> ObjectReading {

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use headwater_model::cluster::{Change, Cluster};
-use headwater_model::finding::Finding;
-use headwater_model::metallb::judge::OVERLAP;
+use headwater_model::finding::{Finding, Severity};
+use headwater_model::metallb::judge::{OVERLAP, in_use, is_judged};
 use headwater_translate::Translator;
 
 /// What a change would do to findings.
@@ -21,6 +21,10 @@ pub struct Consequences {
 /// Costs what the change costs, twice.
 pub(crate) fn what_if(cluster: &mut Cluster, translator: &mut Translator, change: &Change, now: i64) -> Consequences {
     let key = change.key();
+    if let Change::Removed(_) = change {
+        // Nobody but who needs it misses it.
+        return Consequences { own: in_use(cluster, &key).into_iter().collect(), others: Vec::new() };
+    }
     let undo = cluster.get(&key).map_or_else(|| Change::Removed(key.clone()), Change::Set);
     // Nothing changed: only to look at the findings.
     let before = translator.apply(cluster, &[], now).findings;
@@ -30,9 +34,24 @@ pub(crate) fn what_if(cluster: &mut Cluster, translator: &mut Translator, change
     translator.apply(cluster, std::slice::from_ref(&key), now);
     let is_own = |finding: &&Finding| finding.object.as_ref() == Some(&key);
     let is_conflict = |finding: &&Finding| ["Conflict", OVERLAP].contains(&finding.reason) && !is_own(finding);
-    let known: HashSet<&Finding> = before.iter().filter(is_conflict).collect();
-    let others = after.iter().filter(is_conflict).filter(|finding| !known.contains(finding));
-    Consequences { own: after.iter().filter(is_own).cloned().collect(), others: others.cloned().collect() }
+    // What one of them makes wrong with another is its own fault, since it came last.
+    let is_fault = |finding: &&Finding| {
+        let about = finding.object.as_ref();
+        !is_own(finding)
+            && finding.severity == Severity::Error
+            && is_judged(key.kind)
+            && about.is_some_and(|about| is_judged(about.kind))
+    };
+    let known: HashSet<&Finding> = before.iter().filter(|finding| is_conflict(finding) || is_fault(finding)).collect();
+    let new = |finding: &&Finding| !known.contains(finding);
+    let mut own: Vec<Finding> = after.iter().filter(is_own).cloned().collect();
+    own.extend(after.iter().filter(is_fault).filter(new).map(|finding| {
+        let about = finding.object.as_ref().map(ToString::to_string).unwrap_or_default();
+        let message = format!("{about}: {}", finding.message);
+        Finding { object: Some(key.clone()), field: String::new(), location: None, message, ..finding.clone() }
+    }));
+    let others = after.iter().filter(|finding| is_conflict(finding) && !is_fault(finding)).filter(new);
+    Consequences { own, others: others.cloned().collect() }
 }
 
 #[cfg(test)]

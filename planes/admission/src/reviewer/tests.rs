@@ -34,6 +34,14 @@ impl Judge for Paths {
         }
         findings
     }
+
+    async fn removal(&self, key: ObjectKey) -> Vec<Finding> {
+        match &*key.id.name {
+            "used" => vec![Finding::error("InUse", key, "somebody uses it")],
+            "slow" => pending().await,
+            _ => Vec::new(),
+        }
+    }
 }
 
 fn reviewer(failure: Failure) -> Reviewer<Paths> {
@@ -134,6 +142,31 @@ async fn a_fault_of_form_rejects_own_kinds_and_warns_of_others() {
     strange["spec"]["rules"][0]["http"]["paths"][0]["pathType"] = "Regex".into();
     let (word, response) = ask(&reviewer, &review("CREATE", strange, Value::Null)).await;
     assert_eq!(word, Word::Warned, "{response:#}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_need_is_kept_and_everything_else_may_go() {
+    let profile = |name: &str| {
+        json!({"apiVersion": "metallb.io/v1beta1", "kind": "BFDProfile",
+            "metadata": {"name": name, "namespace": "metallb-system"}, "spec": {}})
+    };
+    let removal = |name: &str| review("DELETE", Value::Null, profile(name));
+    for (failure, name, word) in [
+        (Failure::Allow, "used", Word::Denied),
+        (Failure::Allow, "free", Word::Allowed),
+        (Failure::Allow, "slow", Word::Late),
+        (Failure::Deny, "slow", Word::Late),
+    ] {
+        let (found, response) = ask(&reviewer(failure), &removal(name)).await;
+        assert_eq!(found, word, "{response:#}");
+        let is_allowed = name == "free" || (name == "slow" && failure == Failure::Allow);
+        assert_eq!(response["allowed"], is_allowed, "{response:#}");
+    }
+    let (_, response) = ask(&reviewer(Failure::Allow), &removal("used")).await;
+    let message = "headwater refuses BFDProfile metallb-system/used: somebody uses it";
+    assert_eq!(response["status"]["message"], message);
+    let (word, _) = ask(&reviewer(Failure::Deny), &review("DELETE", Value::Null, Value::Null)).await;
+    assert_eq!(word, Word::Allowed, "nothing says what goes");
 }
 
 #[tokio::test(start_paused = true)]

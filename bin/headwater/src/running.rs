@@ -59,6 +59,9 @@ pub(crate) async fn stop_signal() -> std::io::Result<()> {
     Ok(())
 }
 
+/// Adds to what the admin port tells.
+pub(crate) type More = Box<dyn Fn(&mut serde_json::Value) + Send + Sync>;
+
 /// A gateway with its source and its admin port.
 pub(crate) struct Running {
     control: Control,
@@ -77,6 +80,17 @@ impl Running {
         args: &ServeArgs,
         registry: Registry,
         level: LogLevel,
+    ) -> anyhow::Result<Self> {
+        Self::start_with(control, args, registry, level, Box::new(|_| {})).await
+    }
+
+    /// As [`Self::start`], and its status says `more`.
+    pub(crate) async fn start_with(
+        control: Control,
+        args: &ServeArgs,
+        registry: Registry,
+        level: LogLevel,
+        more: More,
     ) -> anyhow::Result<Self> {
         if let Err(error) = headwater_net_io::limits::raise_open_file_limit() {
             tracing::warn!(%error, "limit of open files stays as it is");
@@ -101,7 +115,7 @@ impl Running {
         log_listeners(gateway.applied());
         // Probes are answered while the first configuration is awaited.
         let stopping = Arc::new(AtomicBool::new(false));
-        let server = admin(&control, &gateway, registry, level, stopping.clone()).bind(args.admin).await?;
+        let server = admin(&control, &gateway, registry, level, stopping.clone(), more).bind(args.admin).await?;
         let admin_address = server.local_address();
         let admin = tokio::spawn(server.serve());
         let alb_metrics = match alb {
@@ -205,6 +219,7 @@ fn admin(
     registry: Registry,
     level: LogLevel,
     stopping: Arc<AtomicBool>,
+    more: More,
 ) -> Admin {
     let applied = gateway.applied();
     let ready = {
@@ -225,12 +240,14 @@ fn admin(
     let findings = control.findings();
     Admin::new(registry).log_level(level).ready(ready).snapshot(move || snapshots.load()).status(move || {
         let (applied, findings) = (applied.borrow().clone(), findings.borrow().clone());
-        json!({
+        let mut status = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "generation": applied.generation,
             "listeners": applied.listeners,
             "faults": applied.faults,
             "findings": *findings,
-        })
+        });
+        more(&mut status);
+        status
     })
 }

@@ -235,6 +235,42 @@ fn up_serves_a_directory_and_its_admin_port_tells_of_it() -> Result<()> {
 }
 
 #[test]
+fn up_gives_addresses_of_pools_and_finds_them_again() -> Result<()> {
+    let pool = "apiVersion: metallb.io/v1beta1\nkind: IPAddressPool\nmetadata: {name: first, namespace: metallb-system}\n\
+                spec: {addresses: [192.0.2.1-192.0.2.2]}\n";
+    let balancer = |name: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{type: LoadBalancer, ports: [{{port: 80}}]}}\n"
+        )
+    };
+    let files = [("pool.yaml", pool.to_owned()), ("web.yaml", balancer("web")), ("gateway.yaml", GATEWAY.to_owned())];
+    let mut up = Up::start(&files, &[])?;
+    let vips = |admin: SocketAddr| -> Result<(Option<i32>, String)> {
+        let output = headwater().args(["status", "vips", "--admin", &admin.to_string()]).output()?;
+        Ok((output.status.code(), text(&output.stdout)))
+    };
+    let expected = "ADDRESS    SERVICE   POOL   ANNOUNCED BY  SINCE\n192.0.2.1  shop/web  first  -\n";
+    wait::until(wait::DEADLINE, || vips(up.admin).is_ok_and(|shown| shown == (Some(0), expected.to_owned())))?;
+    up.dir.write("a.yaml", &(balancer("api") + "---\n" + &balancer("late")))?;
+    let why = "-          shop/late  -      -\n  why not: Failed to allocate IP for \"shop/late\": no available IPs\n";
+    wait::until(wait::DEADLINE, || vips(up.admin).is_ok_and(|(code, shown)| code == Some(1) && shown.contains(why)))?;
+    let file = up.dir.path().join(".headwater/addresses.json");
+    let kept: Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
+    assert_eq!(kept["services"][1], serde_json::json!({"service": "shop/web", "addresses": ["192.0.2.1"], "pool": "first"}));
+    // Whoever else reads the directory reads it as well, and takes it for no manifest.
+    let checked = check(up.dir.path().to_str().context("path")?, "", &[])?;
+    assert!(text(&checked.stdout).contains("0 errors"), "{}", text(&checked.stdout));
+
+    up.running.signal(Signal::TERM)?;
+    up.running.wait()?;
+    std::fs::write(&file, "{")?;
+    let checked = check(up.dir.path().to_str().context("path")?, "", &[])?;
+    assert!(text(&checked.stdout).contains("error: .headwater/addresses.json:1: "), "{}", text(&checked.stdout));
+    Ok(())
+}
+
+#[test]
 fn status_without_a_gateway_says_what_to_do() -> Result<()> {
     let nobody = std::net::TcpListener::bind("127.0.0.79:0")?.local_addr()?;
     let output = headwater().args(["status", "--admin", &nobody.to_string()]).output()?;

@@ -1,5 +1,6 @@
 //! A directory of manifests as a source of objects.
 
+mod given;
 mod reading;
 mod scan;
 mod source;
@@ -7,6 +8,7 @@ mod store;
 mod walk;
 mod watch;
 
+pub use given::{AddressFile, Given, GivenAddresses};
 pub use reading::{Reading, fuzz_read, read_dir, read_str};
 pub use source::{DirectoryError, DirectorySource};
 pub use store::UnknownKind;

@@ -23,5 +23,6 @@ pub use api::{
 pub use api::{ManagedKey, ManagedKind};
 pub use api::{ObjectWatch, StoredSecret, TrustedBundles};
 pub use batch::Batch;
+pub use directory::{AddressFile, Given, GivenAddresses};
 pub use directory::{DirectoryError, DirectorySource, Reading, UnknownKind, fuzz_read, read_dir, read_str};
 pub use manifest::{ObjectReading, read_object};

@@ -8,13 +8,17 @@
 //!
 //! Only the leader gives addresses, and it begins with a list of its own: what the leader before it wrote last is in it.
 //! What a Service's status says is the truth, so that nothing else has to be remembered.
+//!
+//! On one machine the same desk gives addresses to the Services of a directory: see `directory.rs`.
 
 mod desk;
+mod directory;
 mod metrics;
 mod run;
 
 pub use headwater_ipam::Class;
 
-pub use desk::{Desk, PoolWrite, ServiceWrite};
+pub use desk::{Desk, PoolWrite, ServiceAddresses, ServiceWrite};
+pub use directory::{AddressState, DirectoryAddresses, WAITING_BATCHES};
 pub use metrics::AddressMetrics;
 pub use run::{Addresses, Settings};

@@ -13,7 +13,7 @@ use headwater_model::origin::ObjectKey;
 use headwater_process::metrics::Registry;
 use headwater_process::publish::{Publisher, Subscriber, publish};
 use headwater_translate::{Options, Translation, Translator};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::findings::Report;
@@ -43,8 +43,23 @@ impl Control {
     /// # Errors
     /// When the directory cannot be read at all.
     pub async fn start(directory: &Path, options: Options, adapt: Adapt) -> Result<Self, DirectoryError> {
+        Self::start_telling(directory, options, adapt, None).await
+    }
+
+    /// As [`Self::start`]; what is read is passed on to `listener`, too, so that it is read once.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn start_telling(
+        directory: &Path,
+        options: Options,
+        adapt: Adapt,
+        listener: Option<mpsc::Sender<Batch>>,
+    ) -> Result<Self, DirectoryError> {
         let (batch, source) = DirectorySource::start(directory).await?;
         let (mut state, snapshots, findings) = State::new(Source::Directory(Box::new(source)), options, adapt);
+        state.listener = listener;
+        state.pass_on(&batch).await;
         state.apply(batch);
         state.publish();
         Ok(Self { snapshots, findings, task: tokio::spawn(follow(state)) })
@@ -90,12 +105,15 @@ struct State {
     unpublished: Option<(Translation, Vec<Finding>)>,
     /// Objects that changed since the last publication.
     objects: usize,
+    /// Another plane, which reads the same directory.
+    listener: Option<mpsc::Sender<Batch>>,
 }
 
 async fn follow(mut state: State) {
     let mut published = state.publisher.load().generation != 0;
     loop {
         let batch = state.source.next().await;
+        state.pass_on(&batch).await;
         state.apply(batch);
         let until = Instant::now() + if published { HOLD } else { FIRST_HOLD };
         while state.source.pending() > 0 {
@@ -125,8 +143,16 @@ impl State {
             wanted: Arc::default(),
             unpublished: None,
             objects: 0,
+            listener: None,
         };
         (state, snapshots, findings)
+    }
+
+    async fn pass_on(&mut self, batch: &Batch) {
+        if let Some(listener) = &self.listener {
+            // One that ended says so itself.
+            let _ = listener.send(batch.clone()).await;
+        }
     }
 
     fn apply(&mut self, batch: Batch) {

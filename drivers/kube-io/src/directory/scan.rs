@@ -9,10 +9,11 @@ use std::time::SystemTime;
 
 use headwater_model::finding::{Finding, Location, Severity};
 
+use super::given::{self, GivenAddresses};
 use super::store::FileUpdate;
 use super::walk::{Listed, Listing, MAX_FILE_BYTES, Stamp, is_listed, note, reason, walk};
 use super::watch::DirectoryWatch;
-use crate::manifest::{self, say};
+use crate::manifest::{self, Syntax, say};
 
 /// Directories that appear while the watches are set are looked at again, this often.
 const MAX_ROUNDS: usize = 4;
@@ -169,10 +170,7 @@ impl Scanner {
         let (update, content) = match read_text(&file.real) {
             Ok(text) => {
                 let content = content_hash(&text);
-                let update = (before != Some(content)).then(|| match manifest::read(&name, file.syntax, &text) {
-                    Ok(reading) => FileUpdate::Read(reading),
-                    Err(finding) => FileUpdate::Broken(*finding),
-                });
+                let update = (before != Some(content)).then(|| read_as(&name, file.syntax, &text));
                 (update, Some(content))
             }
             Err(Unreadable::Gone) => {
@@ -193,12 +191,25 @@ impl Scanner {
     }
 }
 
-enum Unreadable {
+fn read_as(name: &Arc<str>, syntax: Syntax, text: &str) -> FileUpdate {
+    if **name == *given::FILE {
+        return match GivenAddresses::parse(text) {
+            Ok(given) => FileUpdate::Given(given),
+            Err(finding) => FileUpdate::Broken(*finding),
+        };
+    }
+    match manifest::read(name, syntax, text) {
+        Ok(reading) => FileUpdate::Read(reading),
+        Err(finding) => FileUpdate::Broken(*finding),
+    }
+}
+
+pub(crate) enum Unreadable {
     Gone,
     Because(String),
 }
 
-fn read_text(path: &Path) -> Result<String, Unreadable> {
+pub(crate) fn read_text(path: &Path) -> Result<String, Unreadable> {
     let because = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => Unreadable::Gone,
         _ => Unreadable::Because(format!("the file cannot be read ({})", reason(&error))),

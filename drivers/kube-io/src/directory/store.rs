@@ -9,6 +9,7 @@ use headwater_model::cluster::{Change, Object};
 use headwater_model::finding::{Finding, Location, Severity};
 use headwater_model::origin::ObjectKey;
 
+use super::given::{self, GivenAddresses};
 use crate::manifest::{FileReading, LineTable, Manifest, Unread, say};
 
 /// Most objects of one directory.
@@ -21,6 +22,8 @@ const MAX_FINDINGS_OF_FILE: usize = 100;
 #[derive(Debug)]
 pub(crate) enum FileUpdate {
     Read(FileReading),
+    /// The addresses that Services were given.
+    Given(GivenAddresses),
     /// Not readable as a whole: what was read from it before stays.
     Broken(Finding),
     Gone,
@@ -46,6 +49,7 @@ pub(crate) struct Store {
     /// Keys with more than one claim.
     contested: BTreeSet<ObjectKey>,
     held: BTreeMap<ObjectKey, Held>,
+    given: GivenAddresses,
     count: usize,
     notes: Vec<Finding>,
 }
@@ -68,7 +72,10 @@ struct Claim {
 /// The version of an object that counts.
 #[derive(Debug)]
 struct Held {
+    /// With the addresses that it was given.
     object: Object,
+    /// As it stands in the file.
+    written: Object,
     claim: Claim,
     line: u32,
     lines: Arc<LineTable>,
@@ -105,7 +112,18 @@ impl Store {
                 self.files.entry(file).or_default().fault = Some(finding);
                 None
             }
+            FileUpdate::Given(given) => {
+                self.telling.remove(&file);
+                self.files.remove(&file);
+                touched.extend(self.given.differing(&given));
+                self.given = given;
+                None
+            }
             FileUpdate::Gone => {
+                if *file == *given::FILE {
+                    touched.extend(self.given.differing(&GivenAddresses::default()));
+                    self.given = GivenAddresses::default();
+                }
                 self.telling.remove(&file);
                 let state = self.files.remove(&file).unwrap_or_default();
                 self.count -= state.manifests.len();
@@ -153,7 +171,7 @@ impl Store {
             let Some(key) = manifest.key.clone().filter(|key| !self.claims.contains_key(key)) else { continue };
             let Some(held) = self.held.get(&key).filter(|held| held.claim.file == *file) else { continue };
             let Some(state) = self.files.get_mut(file) else { return };
-            manifest.object = Some(held.object.clone());
+            manifest.object = Some(held.written.clone());
             manifest.findings.clear();
             let index = state.manifests.len();
             state.manifests.push(manifest);
@@ -206,9 +224,10 @@ impl Store {
         let only_kept = claims.iter().all(|claim| self.is_kept(claim));
         for claim in claims.iter().filter(|claim| only_kept || !self.is_kept(claim)) {
             let Some(manifest) = self.manifest(claim) else { continue };
-            if let Some(object) = manifest.object.clone() {
+            if let Some(written) = manifest.object.clone() {
                 let (line, lines) = (manifest.line, manifest.lines.clone());
-                let held = Held { object: object.clone(), claim: claim.clone(), line, lines, stale: false };
+                let object = self.given.onto(written.clone());
+                let held = Held { object: object.clone(), written, claim: claim.clone(), line, lines, stale: false };
                 let before = self.held.insert(key, held);
                 return (before.is_none_or(|before| before.object != object)).then_some(Change::Set(object));
             }
@@ -220,6 +239,11 @@ impl Store {
         if let Some(held) = self.held.get_mut(&key) {
             held.stale = true;
             held.claim = refused.unwrap_or_else(|| held.claim.clone());
+            let object = self.given.onto(held.written.clone());
+            if held.object != object {
+                held.object = object.clone();
+                return Some(Change::Set(object));
+            }
         }
         None
     }

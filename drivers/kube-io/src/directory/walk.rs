@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use headwater_model::finding::{Finding, Location, Severity};
 
+use super::given;
 use crate::manifest::{Syntax, say};
 
 /// Largest file that is read, in bytes.
@@ -92,7 +93,7 @@ pub(crate) fn is_listed(name: &str) -> bool {
 
 /// Lists the manifest files below `root`, or `root` itself if it is a file.
 ///
-/// Hidden names are left out. Symbolic links are followed, and each file and directory is listed once, under the
+/// Hidden names are left out, but for the addresses that Services were given. Symbolic links are followed, and each file and directory is listed once, under the
 /// first of its names; so a mounted ConfigMap shows every file once, and loops end.
 pub(crate) fn walk(root: &Path) -> Listing {
     let mut walk = Walk { listing: Listing::default(), seen: HashSet::new(), entries: 0, bytes: 0, full: false };
@@ -107,7 +108,10 @@ pub(crate) fn walk(root: &Path) -> Listing {
             }
             walk.file(name, real, is_link.then(|| root.to_owned()), &metadata, syntax);
         }
-        Ok(_) => walk.directory(root, "", 0),
+        Ok(_) => {
+            walk.directory(root, "", 0);
+            walk.given(root);
+        }
         Err(error) => walk.unseen("", &error),
     }
     walk.listing
@@ -219,6 +223,25 @@ impl Walk {
             return;
         }
         self.listing.files.insert(name.into(), Listed { real, link, stamp: Stamp::of(metadata), syntax });
+    }
+
+    /// The addresses that Services were given, though their name is hidden.
+    fn given(&mut self, root: &Path) {
+        let folder = root.join(given::FOLDER);
+        match fs::metadata(&folder) {
+            Ok(metadata) if metadata.is_dir() => self.watch(&folder),
+            _ => return,
+        }
+        let path = root.join(given::FILE);
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_file() => {
+                let real = fs::canonicalize(&path).unwrap_or(path);
+                self.file(given::FILE.to_owned(), real, None, &metadata, Syntax::Json);
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.unseen(given::FILE, &error),
+        }
     }
 
     fn watch(&mut self, directory: &Path) {

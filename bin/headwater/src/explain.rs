@@ -180,7 +180,7 @@ async fn api_server(args: &Args) -> anyhow::Result<World> {
 }
 
 /// What could not be read may change the answer.
-fn warn(findings: &[Finding]) {
+pub(crate) fn warn(findings: &[Finding]) {
     let told: BTreeSet<String> =
         findings.iter().filter(|finding| finding.severity == Severity::Error).map(ToString::to_string).collect();
     for finding in told {

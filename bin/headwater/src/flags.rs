@@ -44,6 +44,10 @@ fn page(root: &Command) -> String {
     for command in root.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help") {
         let _ = write!(text, "\n## `headwater {}`\n\n{}\n", command.get_name(), about(command));
         table(&mut text, command.get_arguments().filter(|arg| !arg.is_global_set()));
+        for part in command.get_subcommands().filter(|part| part.get_name() != "help") {
+            let _ = write!(text, "\n### `headwater {} {}`\n\n{}\n", command.get_name(), part.get_name(), about(part));
+            table(&mut text, part.get_arguments().filter(|arg| !arg.is_global_set()));
+        }
     }
     text.push_str(TAIL);
     text

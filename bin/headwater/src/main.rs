@@ -12,6 +12,7 @@ mod node;
 mod running;
 mod status;
 mod up;
+mod vips;
 mod whoami;
 
 use std::process::ExitCode;

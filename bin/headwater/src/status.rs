@@ -7,9 +7,13 @@ use anyhow::Context;
 use serde_json::Value;
 
 use crate::check::print;
+use crate::vips;
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Admin port of the gateway or controller to ask
     #[arg(long, default_value_t = headwater_process::admin::DEFAULT_ADDRESS, value_name = "ADDRESS")]
     admin: SocketAddr,
@@ -18,8 +22,17 @@ pub(crate) struct Args {
     output: String,
 }
 
+#[derive(clap::Subcommand)]
+enum What {
+    /// Who has which address of a load balancer, who announces it, and why not
+    Vips(vips::Args),
+}
+
 /// Exits with 1 when anything is refused.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if let Some(What::Vips(args)) = &args.what {
+        return vips::run(args);
+    }
     let answer = headwater_process::admin::fetch(args.admin, "/status")
         .with_context(|| format!("no gateway answers at {} (start one with: headwater up DIR)", args.admin))?;
     let status: Value = serde_json::from_str(&answer).context("answer of the admin port")?;
@@ -29,7 +42,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let refused = list(&status, "findings").any(|finding| finding["severity"] == "error")
         || list(&status, "listeners").any(|listener| !listener["error"].is_null())
-        || list(&status, "faults").next().is_some();
+        || list(&status, "faults").next().is_some()
+        || !status["addresses"]["problem"].is_null();
     Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -82,6 +96,8 @@ fn table(status: &Value) -> String {
             lines.push(format!("    mend: {}", text(finding, "mend")));
         }
     }
+    let problem = status["addresses"]["problem"].as_str();
+    lines.extend(problem.map(|problem| format!("error: addresses of Services: {problem}")));
     lines.extend(list(status, "faults").map(|fault| format!("error: {}", fault.as_str().unwrap_or(""))));
     lines.join("\n") + "\n"
 }

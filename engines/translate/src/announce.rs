@@ -6,6 +6,7 @@
 //! Source: MetalLB, `speaker/layer2_controller.go`, `speaker/bgp_controller.go`, `internal/config`.
 
 mod advertisement;
+mod overview;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,8 @@ use headwater_model::announce::{Announcements, L2Candidate, NodeNames, Silence, 
 use headwater_model::cluster::Cluster;
 use headwater_model::object::{EXCLUDE_BALANCERS_LABEL, EndpointConditions, SERVICE_NAME_LABEL, Service, ServiceType};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
+
+pub use overview::{AnnouncedBy, VipOverview, overview};
 
 use advertisement::Advertisements;
 

@@ -34,7 +34,7 @@ subjects: [{kind: ServiceAccount, name: headwater-controller, namespace: headwat
 
 const POOLS: &str = "/apis/metallb.io/v1beta1/namespaces/metallb-system/ipaddresspools";
 
-async fn install(cluster: &Cluster) -> Result<()> {
+pub(crate) async fn install(cluster: &Cluster) -> Result<()> {
     let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/crds/metallb");
     cluster.kubectl(&["apply", "--server-side", "-f", crds.to_str().context("path")?]).await?;
     cluster.kubectl(&["wait", "--for=condition=Established", "crd/ipaddresspools.metallb.io", "--timeout=60s"]).await?;
@@ -53,7 +53,7 @@ async fn pool(cluster: &Cluster, name: &str, spec: Value) -> Result<()> {
     cluster.create(POOLS, &body).await.map(drop)
 }
 
-async fn controller(cluster: &Cluster, name: &str) -> Result<Role> {
+pub(crate) async fn controller(cluster: &Cluster, name: &str) -> Result<Role> {
     let role = Role::start(&credentials(cluster, "controller").await?, "controller", name, &["--addresses"])?;
     role.ready()?;
     Ok(role)
@@ -97,6 +97,43 @@ async fn notes(cluster: &Cluster, namespace: &str, name: &str) -> Result<Vec<Str
     Ok(of.map(words).collect())
 }
 
+/// What `headwater status vips` says of it, with a node that announces `a` and tells routers of `bb`.
+async fn overview(cluster: &Cluster, namespace: &str) -> Result<()> {
+    for (kind, plural, service, more) in [
+        ("ServiceL2Status", "servicel2statuses", "a", json!({"interfaces": [{"name": "eth0"}]})),
+        ("ServiceBGPStatus", "servicebgpstatuses", "bb", json!({"peers": ["left", "right"]})),
+    ] {
+        let collection = format!("/apis/metallb.io/v1beta1/namespaces/metallb-system/{plural}");
+        let object = json!({"apiVersion": "metallb.io/v1beta1", "kind": kind,
+            "metadata": {"name": format!("of-{service}"), "namespace": "metallb-system"}, "spec": {}});
+        cluster.create(&collection, &object).await?;
+        let mut status = json!({"node": "n", "serviceName": service, "serviceNamespace": namespace});
+        status.as_object_mut().context("status")?.extend(more.as_object().context("more")?.clone());
+        cluster.merge(&format!("{collection}/of-{service}/status"), &json!({ "status": status })).await?;
+    }
+    let vips = |form: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_headwater"));
+        command.args(["status", "vips", "-o", form, "--kubeconfig"]).arg(cluster.kubeconfig()).output()
+    };
+    let json = vips("json")?;
+    anyhow::ensure!(json.status.code() == Some(1), "{}", String::from_utf8_lossy(&json.stderr));
+    let rows: Vec<Value> = serde_json::from_slice(&json.stdout)?;
+    let row = |name: &str| rows.iter().find(|row| row["service"] == format!("{namespace}/{name}")).context("row");
+    let a = row("a")?;
+    assert_eq!((&a["address"], &a["pool"], &a["why"]), (&json!("192.0.2.0"), &json!("first"), &Value::Null));
+    assert_eq!(a["announcers"][0]["interfaces"], json!(["eth0"]));
+    assert!(a["announcers"][0]["since"].as_str().is_some_and(|since| since.starts_with("20")), "{a}");
+    assert_eq!(row("bb")?["announcers"][0]["peers"], json!(["left", "right"]));
+    assert_eq!(row("ccc")?["why"], json!(["layer2: noEndpoints"]));
+    let waiting = row("eeeee")?;
+    let why = format!("Failed to allocate IP for \"{namespace}/eeeee\": no available IPs");
+    assert_eq!((&waiting["address"], &waiting["why"]), (&Value::Null, &json!([why])));
+    let text = String::from_utf8(vips("text")?.stdout)?;
+    let line = text.lines().find(|line| line.contains("198.51.100.10")).context("line")?;
+    assert!(line.contains("second") && line.contains("n bgp to left, right"), "{text}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn services_get_addresses_keep_them_over_a_restart_and_follow_their_pools() -> Result<()> {
     let cluster = &start().await?;
@@ -125,6 +162,7 @@ async fn services_get_addresses_keep_them_over_a_restart_and_follow_their_pools(
             .then_some(()))
     };
     wait::eventually(PATIENCE, told).await.context("no Event tells that no address is left")?;
+    overview(cluster, &namespace).await?;
     assert!(notes(cluster, &namespace, "a").await?.contains(&"Normal IPAllocated Assigned IP [192.0.2.0]".to_owned()));
     let counted = || async {
         let status = cluster.get(&format!("{POOLS}/first")).await?["status"].take();

@@ -348,3 +348,58 @@ fn a_change_that_concerns_no_address_is_none() {
     assert!(!stage.set(Object::Alb2(read::<Alb2>(json!({"metadata": {"name": "a", "namespace": "b"}, "spec": {}})))));
     assert!(stage.set(slice("web", on(&["c"]))));
 }
+
+#[test]
+fn the_overview_names_announcers_or_says_why_there_is_none() {
+    let mut stage = Stage::new();
+    stage.set(service("web", json!({}), &["192.0.2.1", "2001:db8::1"]));
+    stage.set(slice("web", on(&["a"])));
+    stage.set(service("local", json!({"externalTrafficPolicy": "Local"}), &["192.0.2.2"]));
+    stage.set(service("strange", json!({}), &["198.51.100.1"]));
+    stage.set(service("waiting", json!({}), &[]));
+    stage.set(service("refused", json!({}), &[]));
+    stage.set(service("other", json!({"loadBalancerClass": "x/y"}), &["192.0.2.9"]));
+    stage.set(service("plain", json!({"type": "ClusterIP"}), &[]));
+    let said = |name: &str, status: Value| json!({"metadata": {"name": name, "namespace": "metallb-system", "creationTimestamp": "2026-01-31T12:00:00Z"}, "status": status});
+    let status =
+        json!({"node": "b", "serviceName": "web", "serviceNamespace": "shop", "interfaces": [{"name": "eth0"}]});
+    stage.set(Object::ServiceL2Status(read(said("l2-1", status))));
+    let status = json!({"node": "a", "serviceName": "web", "serviceNamespace": "shop", "peers": ["left", "right"]});
+    stage.set(Object::ServiceBgpStatus(read(said("bgp-1", status))));
+    let no = vec!["no available IPs".to_owned()];
+    let unallocated = BTreeMap::from([(NamespacedName::new("shop", "refused"), no)]);
+    let shown: Vec<String> = overview(&stage.cluster, None, &unallocated)
+        .into_iter()
+        .map(|row| {
+            let address = row.address.map_or("-".to_owned(), |address| address.to_string());
+            let by = row.announcers.iter().map(|by| {
+                let more = by.interfaces.iter().chain(&by.peers).cloned().collect::<Vec<_>>().join("+");
+                format!("{} {} {more} {}", by.node, by.protocol, by.since.as_deref().unwrap_or_default())
+            });
+            let by = by.collect::<Vec<_>>().join(", ");
+            let pool = row.pool.unwrap_or_default();
+            format!("{address} {} {pool} [{by}] {}", row.service, row.why.join("; ")).trim_end().to_owned()
+        })
+        .collect();
+    let by = "[b layer2 eth0 2026-01-31T12:00:00Z, a bgp left+right 2026-01-31T12:00:00Z]";
+    assert_eq!(
+        shown,
+        [
+            "192.0.2.2 shop/local p [] layer2: noEndpoints".to_owned(),
+            "- shop/refused  [] no available IPs".to_owned(),
+            "198.51.100.1 shop/strange  [] no IPAddressPool has this address".to_owned(),
+            "- shop/waiting  [] nobody gave it an address: is headwater controller --addresses running?".to_owned(),
+            format!("192.0.2.1 shop/web p {by}"),
+            format!("2001:db8::1 shop/web p {by}"),
+        ]
+    );
+    // Nobody says that he announces, and some may.
+    let why = |stage: &Stage, name: &str| {
+        let mut rows = overview(&stage.cluster, None, &unallocated).into_iter();
+        rows.find(|row| row.service == format!("shop/{name}")).unwrap().why.join("; ")
+    };
+    stage.set(slice("local", on(&["c"])));
+    assert!(why(&stage, "local").starts_with("layer2: no node says that it announces it, and c may: "));
+    stage.set(bgp("b", json!({})));
+    assert!(why(&stage, "local").contains("; bgp: noLocalEndpoints (a, b); "), "{}", why(&stage, "local"));
+}

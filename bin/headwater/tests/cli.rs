@@ -257,7 +257,10 @@ fn up_gives_addresses_of_pools_and_finds_them_again() -> Result<()> {
     wait::until(wait::DEADLINE, || vips(up.admin).is_ok_and(|(code, shown)| code == Some(1) && shown.contains(why)))?;
     let file = up.dir.path().join(".headwater/addresses.json");
     let kept: Value = serde_json::from_str(&std::fs::read_to_string(&file)?)?;
-    assert_eq!(kept["services"][1], serde_json::json!({"service": "shop/web", "addresses": ["192.0.2.1"], "pool": "first"}));
+    assert_eq!(
+        kept["services"][1],
+        serde_json::json!({"service": "shop/web", "addresses": ["192.0.2.1"], "pool": "first"})
+    );
     // Whoever else reads the directory reads it as well, and takes it for no manifest.
     let checked = check(up.dir.path().to_str().context("path")?, "", &[])?;
     assert!(text(&checked.stdout).contains("0 errors"), "{}", text(&checked.stdout));

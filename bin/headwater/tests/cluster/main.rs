@@ -4,8 +4,10 @@
 
 mod addresses;
 mod alb;
+mod balancers;
 mod controller;
 mod explain;
 mod gateway;
+mod migration;
 mod outage;
 mod support;

@@ -24,6 +24,8 @@ pub struct Announcements {
     pub vips: Vec<Arc<Vip>>,
     /// Nodes that may announce nothing, and why.
     pub silent_nodes: BTreeMap<Arc<str>, Silence>,
+    /// Networks of the pods of this node. Nothing is announced on an interface that has an address of them.
+    pub pod_networks: Vec<IpNet>,
 }
 
 /// An address that a Service is reached at from outside.

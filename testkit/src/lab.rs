@@ -32,6 +32,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::errno::Errno;
@@ -175,6 +176,30 @@ impl Host {
                 .join()
         });
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// How long threads of this process that run inside the host have been at work, those that ended not counted.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn busy(&self) -> Result<Duration> {
+        /// The system counts in hundredths of a second (`USER_HZ`).
+        const TICK: Duration = Duration::from_millis(10);
+        let place = self.run(|| std::fs::read_link("/proc/thread-self/ns/net"))?;
+        let mut ticks = 0;
+        for task in std::fs::read_dir("/proc/self/task")? {
+            let task = task?.path();
+            // One that has just ended is none.
+            let Ok(there) = std::fs::read_link(task.join("ns/net")) else { continue };
+            let Ok(stat) = std::fs::read_to_string(task.join("stat")) else { continue };
+            if there == place {
+                // After the name, which may have blanks, the fields begin with the third.
+                let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+                let times: Vec<u32> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+                ticks += times.iter().sum::<u32>();
+            }
+        }
+        Ok(TICK * ticks)
     }
 
     /// Connects two hosts by a cable: `interface` here, `peer_interface` there, both up. Names have at most 15 bytes.

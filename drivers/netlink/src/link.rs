@@ -31,6 +31,8 @@ pub struct Link {
     pub resolves: bool,
     /// The bridge or bond that it is a port of.
     pub master: Option<u32>,
+    /// Whether what it is on, such as the other end of a `veth`, is in another network namespace.
+    pub leads_elsewhere: bool,
     /// What it is, such as `veth` or `vxlan`; none for hardware and loopback.
     pub kind: Option<String>,
     /// What is particular to a VXLAN device.
@@ -126,6 +128,7 @@ pub(crate) fn link(message: RouteNetlinkMessage) -> Option<Link> {
         broadcast: message.header.flags.contains(LinkFlags::Broadcast),
         resolves: !message.header.flags.contains(LinkFlags::Noarp),
         master: None,
+        leads_elsewhere: false,
         kind: None,
         vxlan: None,
         makes_addresses: false,
@@ -135,6 +138,7 @@ pub(crate) fn link(message: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(bytes) => link.mac = bytes.try_into().ok(),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::LinkNetNsId(_) => link.leads_elsewhere = true,
             LinkAttribute::Controller(index) => link.master = Some(index).filter(|index| *index != 0),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {

@@ -29,4 +29,4 @@ pub use event::{Event, Interface, Interfaces, Wanted};
 pub use frame::Mac;
 pub use fuzz::fuzz;
 pub use members::Members;
-pub use state::{BURST, BURST_EVERY, DEFEND_EVERY, L2, PROBE_EVERY, PROBES, REFUSED_FOR, Standing};
+pub use state::{ASK_EVERY, BURST, BURST_EVERY, DEFEND_EVERY, L2, PROBE_EVERY, PROBES, REFUSED_FOR, Standing};

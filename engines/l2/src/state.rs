@@ -27,6 +27,10 @@ pub const BURST_EVERY: Duration = Duration::from_millis(1_100);
 /// After this long an address that somebody else has is looked at again; a little later on some nodes than on others.
 pub const REFUSED_FOR: Duration = Duration::from_secs(30);
 
+/// A node that the others do not know to be alive asks this often whether one of them announces its addresses now; some
+/// nodes a little later than others.
+pub const ASK_EVERY: Duration = Duration::from_secs(3);
+
 /// Between two times that an announced address is defended (RFC 5227 section 2.4: `DEFEND_INTERVAL`).
 pub const DEFEND_EVERY: Duration = Duration::from_secs(10);
 
@@ -46,7 +50,8 @@ pub enum Standing {
         /// Who has it.
         by: Mac,
     },
-    /// Another node announces it.
+    /// Another node announces it, and this one is not known to be alive. It asks from time to time whether that is so
+    /// still.
     Yielded {
         /// Who announces it.
         to: Mac,
@@ -63,7 +68,9 @@ struct Held {
     next: Option<Instant>,
     /// Probes that were sent.
     probes: u32,
-    /// Until when everybody is told.
+    /// Everybody is being told.
+    is_telling: bool,
+    /// Until when.
     burst: Instant,
     /// Until when somebody outside the cluster may still turn out to have it.
     unsure: Instant,
@@ -176,6 +183,7 @@ impl L2 {
                         standing: Standing::Waiting,
                         next: None,
                         probes: 0,
+                        is_telling: false,
                         burst: now,
                         unsure: now,
                         defend: now,
@@ -187,15 +195,45 @@ impl L2 {
         }
     }
 
+    /// Who is not known may have been given up, and another node may announce by now: it asks, and is silent when somebody
+    /// answers. Known again, it is elected again, and whoever listened to the other has to hear of it.
     fn set_known(&mut self, now: Instant, known: bool, effects: &mut Vec<Effect>) {
-        if !std::mem::replace(&mut self.known, known) && known {
-            let yielded = self.held.iter().filter(|(_, held)| matches!(held.standing, Standing::Yielded { .. }));
-            let mut yielded: Vec<IpAddr> = yielded.map(|(address, _)| *address).collect();
-            yielded.sort_unstable();
-            for address in yielded {
-                self.announce(now, address, effects);
+        if std::mem::replace(&mut self.known, known) == known {
+            return;
+        }
+        let mut addresses: Vec<IpAddr> = self.held.keys().copied().collect();
+        addresses.sort_unstable();
+        for address in addresses {
+            match (self.held.get(&address).map(|held| &held.standing), known) {
+                (Some(Standing::Yielded { .. }), true) => self.announce(now, address, effects),
+                (Some(Standing::Announcing), true) => self.burst(now, address),
+                (Some(Standing::Announcing), false) => self.ask_later(now, address),
+                (Some(Standing::Yielded { .. }), false) => self.ask_later(now, address),
+                _ => {}
             }
         }
+    }
+
+    /// Asks for an address, unless something else is due before.
+    fn ask_later(&mut self, now: Instant, address: IpAddr) {
+        if self.held.get(&address).is_some_and(|held| held.next.is_none()) {
+            self.due(address, Some(now + ASK_EVERY + self.stagger()));
+        }
+    }
+
+    /// Until it was asked whether the other one still announces.
+    fn stay_silent(&mut self, now: Instant, address: IpAddr) {
+        if let Some(held) = self.held.get_mut(&address) {
+            held.probes = 0;
+        }
+        self.due(address, None);
+        self.ask_later(now, address);
+    }
+
+    /// Two that ask at once would both be silent: up to a second.
+    fn stagger(&self) -> Duration {
+        let [.., high, low] = self.interfaces.values().next().map_or([0; 6], |interface| interface.mac.0);
+        Duration::from_millis(u64::from(u16::from_be_bytes([high, low]) % 1024))
     }
 
     fn forget(&mut self, address: IpAddr, effects: &mut Vec<Effect>) {
@@ -318,7 +356,7 @@ impl L2 {
     /// Tells everybody, from now on.
     fn burst(&mut self, now: Instant, address: IpAddr) {
         if let Some(held) = self.held.get_mut(&address) {
-            held.burst = now + BURST;
+            (held.is_telling, held.burst) = (true, now + BURST);
         }
         self.due(address, Some(now));
     }
@@ -342,15 +380,30 @@ impl L2 {
                     self.due(address, Some(now + PROBE_EVERY));
                 }
                 Standing::Probing => self.announce(now, address, effects),
-                Standing::Announcing => {
+                Standing::Announcing if held.is_telling => {
                     let next = now + BURST_EVERY;
-                    let more = next <= held.burst;
+                    held.is_telling = next <= held.burst;
+                    let more = held.is_telling;
                     self.send_gratuitous(address, effects);
                     self.due(address, more.then_some(next));
+                    if !self.known {
+                        self.ask_later(now, address);
+                    }
+                }
+                Standing::Announcing if !self.known => {
+                    self.send_probe(address, effects);
+                    self.ask_later(now, address);
                 }
                 Standing::Refused { .. } if self.own.contains(&address) => self.due(address, Some(now + REFUSED_FOR)),
                 Standing::Refused { .. } => self.probe(now, address, effects),
-                Standing::Waiting | Standing::Yielded { .. } => {}
+                // Perhaps the other one is gone.
+                Standing::Yielded { .. } if !self.known && held.probes < PROBES => {
+                    held.probes += 1;
+                    self.send_probe(address, effects);
+                    self.due(address, Some(now + PROBE_EVERY));
+                }
+                Standing::Yielded { .. } if !self.known => self.announce(now, address, effects),
+                Standing::Announcing | Standing::Waiting | Standing::Yielded { .. } => {}
             }
         }
     }
@@ -459,7 +512,7 @@ impl L2 {
             Standing::Probing => self.refuse(now, address, name, by, effects),
             Standing::Announcing if is_member && !self.known => {
                 self.stand(address, Standing::Yielded { to: by }, effects);
-                self.due(address, None);
+                self.stay_silent(now, address);
             }
             Standing::Announcing => {
                 let Some(held) = self.held.get_mut(&address) else { return };
@@ -469,7 +522,7 @@ impl L2 {
                     held.defend = now + DEFEND_EVERY;
                     if is_member {
                         // Most likely it was elected, and this node has not heard of it yet.
-                        held.burst = now + BURST_EVERY + BURST;
+                        (held.is_telling, held.burst) = (true, now + BURST_EVERY + BURST);
                         self.due(address, Some(now + BURST_EVERY));
                     } else {
                         effects.push(Effect::Report { address, report: Report::Contested { interface: name, by } });
@@ -477,6 +530,7 @@ impl L2 {
                     }
                 }
             }
+            Standing::Yielded { .. } if !self.known => self.stay_silent(now, address),
             Standing::Waiting | Standing::Refused { .. } | Standing::Yielded { .. } => {}
         }
     }

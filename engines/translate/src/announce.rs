@@ -19,6 +19,7 @@ use headwater_model::announce::{Announcements, L2Candidate, NodeNames, Silence, 
 use headwater_model::cluster::Cluster;
 use headwater_model::object::{EXCLUDE_BALANCERS_LABEL, EndpointConditions, SERVICE_NAME_LABEL, Service, ServiceType};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
+use ipnet::IpNet;
 
 pub use overview::{AnnouncedBy, VipOverview, overview};
 
@@ -41,6 +42,7 @@ pub struct Announcer {
     options: AnnounceOptions,
     advertisements: Advertisements,
     silent_nodes: BTreeMap<Arc<str>, Silence>,
+    pod_networks: Vec<IpNet>,
     vips: BTreeMap<(NamespacedName, IpAddr), Arc<Vip>>,
     /// Addresses of each Service, whether a pool has them or not.
     addresses: AHashMap<NamespacedName, AHashSet<IpAddr>>,
@@ -57,6 +59,7 @@ impl Announcer {
             options,
             advertisements: Advertisements::default(),
             silent_nodes: BTreeMap::new(),
+            pod_networks: Vec::new(),
             vips: BTreeMap::new(),
             addresses: AHashMap::new(),
             holders: AHashMap::new(),
@@ -80,6 +83,9 @@ impl Announcer {
         }
         let mut differs = false;
         if all {
+            let pod_networks = self.pod_networks_of(cluster);
+            differs |= pod_networks != self.pod_networks;
+            self.pod_networks = pod_networks;
             let silent_nodes = self.silent_nodes_of(cluster);
             let advertisements = Advertisements::read(cluster, &self.options.node, &silent_nodes);
             if advertisements != self.advertisements || silent_nodes != self.silent_nodes {
@@ -104,7 +110,20 @@ impl Announcer {
 
     /// What may be announced, as of the last changes.
     pub fn announcements(&self) -> Announcements {
-        Announcements { vips: self.vips.values().cloned().collect(), silent_nodes: self.silent_nodes.clone() }
+        Announcements {
+            vips: self.vips.values().cloned().collect(),
+            silent_nodes: self.silent_nodes.clone(),
+            pod_networks: self.pod_networks.clone(),
+        }
+    }
+
+    fn pod_networks_of(&self, cluster: &Cluster) -> Vec<IpNet> {
+        let this = cluster.nodes.values().filter(|node| node.metadata.name == self.options.node);
+        let texts = this.flat_map(|node| node.spec.pod_cidrs.iter().chain(&node.spec.pod_cidr));
+        let mut networks: Vec<IpNet> = texts.filter_map(|text| text.parse().ok()).collect();
+        networks.sort_unstable();
+        networks.dedup();
+        networks
     }
 
     fn silent_nodes_of(&self, cluster: &Cluster) -> BTreeMap<Arc<str>, Silence> {

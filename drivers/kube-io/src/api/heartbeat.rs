@@ -344,6 +344,18 @@ mod tests {
     }
 
     #[test]
+    fn times_that_a_lease_tells_change_nothing_whatever_clock_they_are_of() {
+        let plain = seen(lease("{}"));
+        for time in ["1970-01-01T00:00:00.000000Z", "2001-09-09T01:46:40.000000Z", "2999-01-01T00:00:00.000000Z"] {
+            let mut other = lease("{}");
+            let time: Timestamp = time.parse().unwrap();
+            let spec = other.spec.get_or_insert_default();
+            (spec.renew_time, spec.acquire_time) = (Some(MicroTime(time)), Some(MicroTime(time)));
+            assert_eq!(seen(other), plain);
+        }
+    }
+
+    #[test]
     fn a_lease_belongs_to_its_pod_when_that_is_known() {
         let mut settings = HeartbeatSettings {
             lease: LeaseName { namespace: "ns".to_owned(), name: "gateway-1".to_owned() },

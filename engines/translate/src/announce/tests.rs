@@ -341,6 +341,20 @@ fn why_a_node_sends_no_route_is_told() {
 }
 
 #[test]
+fn networks_of_pods_are_those_of_this_node() {
+    let mut stage = Stage::new();
+    let with = |name: &str, spec: Value| Object::Node(read(json!({"metadata": {"name": name}, "spec": spec})));
+    assert!(!stage.set(with("b", json!({"podCIDRs": ["10.244.2.0/24"]}))));
+    assert!(stage.set(with(
+        "a",
+        json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:10:244:1::/64", "nonsense"]})
+    )));
+    let networks: Vec<String> =
+        stage.announcer.announcements().pod_networks.iter().map(ToString::to_string).collect();
+    assert_eq!(networks, ["10.244.1.0/24", "fd00:10:244:1::/64"]);
+}
+
+#[test]
 fn a_change_that_concerns_no_address_is_none() {
     let mut stage = Stage::new();
     assert!(!stage.set(node("a", json!({"zone": "a", "other": "label"}))));

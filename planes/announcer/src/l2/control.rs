@@ -54,6 +54,7 @@ pub(super) struct Memory {
     /// Of addresses that this node is elected for: whether it answers, or why not.
     standings: BTreeMap<IpAddr, Result<(), String>>,
     macs: Vec<headwater_l2::Mac>,
+    pods: Vec<ipnet::IpNet>,
     known: Option<bool>,
     vips: Vec<VipState>,
     contests: u64,
@@ -124,6 +125,11 @@ impl Control {
         }
         let now = Instant::now();
         let announcements = self.announcements.load();
+        if announcements.pod_networks != self.memory.pods {
+            // Before anything is wanted: it is not to be announced there even once.
+            let _ = self.orders.send(Order::Pods(announcements.pod_networks.clone()));
+            self.memory.pods = announcements.pod_networks.clone();
+        }
         let is_ours = |candidate: &L2Candidate| candidate.node == self.node;
         self.memory.is_candidate = announcements.vips.iter().any(|vip| candidates(vip).iter().any(is_ours));
         self.look_at_the_clock();

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use headwater_l2::{Counted, Effect, Event, Interface, L2, Mac, Report, Wanted};
 use headwater_net_io::frame::{FrameKind, FrameSocket, Groups, MAX_FRAME};
+use ipnet::IpNet;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, sleep, sleep_until};
@@ -29,6 +30,8 @@ pub(super) enum Order {
     Wanted(Vec<Wanted>),
     Members(Vec<Mac>),
     Known(bool),
+    /// Networks of pods: interfaces with an address of them are left alone.
+    Pods(Vec<IpNet>),
 }
 
 /// What became of it.
@@ -54,7 +57,7 @@ pub(super) fn start(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     thread::Builder::new().name("l2".to_owned()).spawn(move || {
         let (frames, heard) = mpsc::channel(WAITING_FRAMES);
-        let wire = Wire { engine: L2::new(), open: BTreeMap::new(), frames, told, counts };
+        let wire = Wire { engine: L2::new(), pods: Vec::new(), open: BTreeMap::new(), frames, told, counts };
         runtime.block_on(wire.run(orders, interfaces, heard));
     })?;
     Ok(reports)
@@ -62,6 +65,7 @@ pub(super) fn start(
 
 struct Wire {
     engine: L2,
+    pods: Vec<IpNet>,
     open: BTreeMap<u32, Open>,
     frames: mpsc::Sender<(u32, Vec<u8>)>,
     told: mpsc::UnboundedSender<Told>,
@@ -104,6 +108,10 @@ impl Wire {
                     Some(Order::Wanted(wanted)) => self.step(Event::Wanted(&wanted)),
                     Some(Order::Members(macs)) => self.step(Event::Members(&macs)),
                     Some(Order::Known(known)) => self.step(Event::Known(known)),
+                    Some(Order::Pods(networks)) => {
+                        self.pods = networks;
+                        whole = self.place(&interfaces.borrow_and_update().clone());
+                    }
                     None => return,
                 },
                 Ok(()) = interfaces.changed() => whole = self.place(&interfaces.borrow_and_update().clone()),
@@ -121,9 +129,10 @@ impl Wire {
 
     /// Opens what is new and closes what is gone; whether every interface could be opened.
     fn place(&mut self, found: &Found) -> bool {
-        self.open.retain(|_, open| found.interfaces.contains(&open.interface));
+        let wanted: Vec<&Interface> = found.outside(&self.pods).collect();
+        self.open.retain(|_, open| wanted.contains(&&open.interface));
         let mut whole = true;
-        for interface in &found.interfaces {
+        for interface in wanted {
             if self.open.contains_key(&interface.index) {
                 continue;
             }

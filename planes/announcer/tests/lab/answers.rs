@@ -1,5 +1,7 @@
 //! Who answers for an address, and what everybody hears.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 use headwater_testkit::lab;
 use headwater_testkit::wait::{self, DEADLINE};
@@ -87,6 +89,11 @@ fn an_interface_that_goes_and_returns_answers_again() -> Result<()> {
         let before = mac(&host)?;
         host.ip("link delete eth0")?;
         wait::until(DEADLINE, || segment.node("node-1").state().vips.iter().all(|vip| !vip.is_announced))?;
+        // Nobody turns in circles meanwhile.
+        let (gone, busy) = (Instant::now(), host.busy()?);
+        wait::until(DEADLINE, || gone.elapsed() > Duration::from_millis(1_500))?;
+        let busy = host.busy()? - busy;
+        ensure!(busy < Duration::from_millis(300), "{busy:?} of work without an interface");
         segment.plug(&host)?;
         segment.announced_by("node-1")?;
         let after = mac(&host)?;
@@ -109,15 +116,22 @@ fn only_interfaces_that_are_named_and_not_left_out_answer_and_pods_are_not_belie
     lab::test(|lab| {
         let mut segment = Segment::new(lab)?;
         let (pod, other) = (lab.host("pod")?, lab.host("other")?);
-        for (host, there) in [(&pod, "pod0"), (&other, "eth9")] {
+        // Names tell nothing of who is there.
+        for (host, there) in [(&pod, "lan0"), (&other, "lan1")] {
             host.wire("eth0", &segment.node("node-1").host, there)?;
             host.address("eth0", "192.0.2.77/24")?;
             host.address("eth0", "2001:db8:2::77/64")?;
         }
-        segment.start("node-1", &announcements(&["node-1"], Some(&["eth0", "pod0"])), None)?;
+        segment.node("node-1").host.address("lan1", "198.51.100.1/24")?;
+        // The pod has taken the addresses, and answers whoever looks for duplicates.
+        pod.address("eth0", "192.0.2.100/32")?;
+        pod.address("eth0", "2001:db8:2::100/128")?;
+        segment.start("node-1", &announcements(&["node-1"], Some(&["eth0", "lan0"])), None)?;
         segment.announced_by("node-1")?;
         let ours = segment.node("node-1").mac()?;
         for vip in VIPS {
+            let alone = pod.ip(&format!("address del {vip}/{} dev eth0", if vip.contains(':') { 128 } else { 32 }));
+            alone.with_context(|| vip.to_owned())?;
             ensure!(answering(&pod, vip)?.is_empty(), "{vip} is answered to a pod");
             ensure!(answering(&other, vip)?.is_empty(), "{vip} is answered where it shall not be");
         }

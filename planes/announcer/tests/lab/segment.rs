@@ -98,9 +98,8 @@ impl<'lab> Segment<'lab> {
 
     /// Starts the plane of a node.
     pub(crate) fn start(&mut self, name: &str, said: &Announcements, membership: Option<Membership>) -> Result<()> {
-        let mut patterns = DEFAULT_EXCLUDED.to_vec();
-        patterns.push("^pod.*");
-        let settings = Settings { node: name.into(), excluded: excluded(&patterns).map_err(anyhow::Error::msg)? };
+        let excluded = excluded(&DEFAULT_EXCLUDED).map_err(anyhow::Error::msg)?;
+        let settings = Settings { node: name.into(), excluded };
         let runtime = self.runtime.handle().clone();
         let node = self.nodes.iter_mut().find(|node| node.host.name() == name).context("there is such a node")?;
         node.publisher.publish(said.clone());

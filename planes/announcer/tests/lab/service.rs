@@ -140,9 +140,7 @@ fn start(topology: &Topology<'_>, way: Way, dir: &std::path::Path) -> Result<Vec
             let announced = SpeakerAnnounced::new(&bare, node.name().into());
             let announcer = match way {
                 Way::L2 => {
-                    let mut patterns = DEFAULT_EXCLUDED.to_vec();
-                    patterns.push("^pod.*");
-                    let excluded = excluded(&patterns).map_err(anyhow::Error::msg)?;
+                    let excluded = excluded(&DEFAULT_EXCLUDED).map_err(anyhow::Error::msg)?;
                     let settings = Settings { node: node.name().into(), excluded };
                     let vips = objects.announcements();
                     Announcer::L2(L2Announcer::start(vips, None, None, settings, &bare, &announced)?)

@@ -16,12 +16,18 @@ const V6: &str = "2001:db8:7::7/128";
 /// A node and a router on one cable: .2 and .1.
 pub(crate) fn pair(lab: &Lab) -> Result<(Host, Host)> {
     let (node, router) = (lab.host("node")?, lab.host("router")?);
-    node.wire("eth0", &router, "eth0")?;
-    for (host, end) in [(&node, 2), (&router, 1)] {
+    plug(&node, &router)?;
+    Ok((node, router))
+}
+
+/// Lays the cable between them.
+pub(crate) fn plug(node: &Host, router: &Host) -> Result<()> {
+    node.wire("eth0", router, "eth0")?;
+    for (host, end) in [(node, 2), (router, 1)] {
         host.address("eth0", &format!("10.0.0.{end}/24"))?;
         host.address("eth0", &format!("fd00::{end}/64"))?;
     }
-    Ok((node, router))
+    Ok(())
 }
 
 /// A node and a router with another one between them: 10.0.0.2 and 10.1.0.1.
@@ -149,7 +155,8 @@ fn a_stop_withdraws_and_says_why() -> Result<()> {
 
 #[test]
 fn routes_stay_at_a_router_while_the_speaker_restarts() -> Result<()> {
-    for kind in KINDS {
+    // A process that is killed says as little as one that restarts.
+    for (kind, is_killed) in [(Kind::Bird, false), (Kind::Bird, true), (Kind::Frr, true)] {
         lab::test(|lab| {
             let (host_of_node, host) = pair(lab)?;
             let router = Router::start(kind, &host, &[neighbour()])?;
@@ -160,7 +167,11 @@ fn routes_stay_at_a_router_while_the_speaker_restarts() -> Result<()> {
             node.announce(routes(&[V4, "198.51.100.8/32"], &route()));
             router.wait_for(V4)?;
             router.wait_for("198.51.100.8/32")?;
-            node.stop(Stop::Restart);
+            if is_killed {
+                drop(node);
+            } else {
+                node.stop(Stop::Restart);
+            }
             ensure!(router.route(V4).is_some(), "{kind:?}: the route is kept");
             let mut node = Node::start(&host_of_node, None);
             node.peer(PEER, gentle);

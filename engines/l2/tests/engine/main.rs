@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test says what time it is, beginning at any")]
 
+mod partition;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use headwater_l2::frame::{Advertisement, Arp, Frame, Mac, Neighbour, Operation, Solicitation, solicited_node};
 use headwater_l2::{
-    BURST, Counted, Effect, Event, Interface, Interfaces, L2, PROBE_EVERY, PROBES, REFUSED_FOR, Report, Standing,
+    ASK_EVERY, BURST, Counted, Effect, Event, Interface, Interfaces, L2, PROBE_EVERY, PROBES, REFUSED_FOR, Report, Standing,
     Wanted,
 };
 
@@ -409,4 +411,23 @@ fn ten_thousand_addresses_are_taken_over_in_one_step() {
     let effects = node.want(&many);
     assert_eq!(frames(&effects, Counted::Gratuitous).len(), 20_000);
     assert_eq!(node.want(&many), []);
+}
+
+#[test]
+fn who_is_not_known_asks_from_time_to_time_and_tells_everybody_when_it_is_known_again() {
+    for address in ADDRESSES {
+        let mut node = Node::new();
+        node.want(&[wanted(address)]);
+        node.pass(Duration::from_secs(20));
+        assert_eq!(node.engine.step(node.now, Event::Known(false)), []);
+        let asked = node.pass(2 * ASK_EVERY + Duration::from_millis(10));
+        assert_eq!(asked.len(), 2, "{asked:?}");
+        assert!(asked.iter().all(|(_, effect)| matches!(effect, Effect::Send { counted: Counted::Probe, .. })));
+        let told = node.engine.step(node.now, Event::Known(true));
+        assert_eq!(frames(&told, Counted::Gratuitous).len(), if address.is_ipv4() { 2 } else { 1 });
+        // The same word again is none.
+        assert_eq!(node.engine.step(node.now, Event::Known(true)), []);
+        node.pass(Duration::from_secs(20));
+        assert!(node.engine.deadline().is_none());
+    }
 }

@@ -12,6 +12,7 @@ pub use headwater_bfd::fuzz as bfd_session;
 pub use headwater_bgp::fuzz as bgp_session;
 pub use headwater_client_address::fuzz::{proxy_header, request as forwarding_headers};
 pub use headwater_kube_io::fuzz_read as manifests;
+pub use headwater_l2::frame::fuzz_router_advertisement as router_advertisement;
 pub use headwater_l2::fuzz as neighbour_frame;
 pub use headwater_netlink::fuzz as conntrack_decode;
 pub use headwater_nft::fuzz as netlink_decode;
@@ -41,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("netlink_decode", netlink_decode),
     ("path", path),
     ("proxy_header", proxy_header),
+    ("router_advertisement", router_advertisement),
     ("trace_context", trace_context),
     ("x_forwarded_for", x_forwarded_for),
 ];

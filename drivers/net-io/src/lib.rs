@@ -10,6 +10,7 @@ pub mod listen;
 pub mod liveness;
 pub mod peering;
 pub mod resolve;
+pub mod router;
 pub mod splice;
 pub mod tls;
 pub mod transparent;

@@ -20,6 +20,7 @@ mod plan;
 mod run;
 mod speaker;
 mod status;
+mod unnumbered;
 mod watcher;
 
 pub use headwater_bgp::Stop;
@@ -29,3 +30,4 @@ pub use plan::{Memory, Planned, Routers, plan};
 pub use run::{BgpAnnouncer, BgpState};
 pub use speaker::{Peer, PeerPlan, PeerStatus, Plan, Routes, Speaker, Watch};
 pub use status::{BgpReport, PeerReport};
+pub use unnumbered::Heard;

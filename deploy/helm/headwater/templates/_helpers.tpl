@@ -76,8 +76,8 @@ resources:
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
-  # nftables, links, routes, rules, and parameters of the node's network; frames of ARP and NDP.
-  capabilities: {drop: [ALL], add: [NET_ADMIN{{ if has "l2" $node.announce }}, NET_RAW{{ end }}]}
+  # nftables, links, routes, rules, and parameters of the node's network; frames of ARP and NDP, router advertisements.
+  capabilities: {drop: [ALL], add: [NET_ADMIN{{ if $node.announce }}, NET_RAW{{ end }}]}
 volumeMounts:
   - {name: proc-sys-net, mountPath: /host/proc/sys/net}
 {{- end -}}

@@ -1,12 +1,14 @@
-//! Frames of ARP and NDP, as bytes from the destination's hardware address on.
+//! Frames of ARP and NDP, as bytes from the destination's hardware address on; and router advertisements, from the type on.
 
 mod arp;
 mod ndp;
+mod router;
 
 use std::fmt;
 
 pub use arp::{Arp, Operation};
 pub use ndp::{Advertisement, Neighbour, Solicitation, solicited_node};
+pub use router::{RouterAdvertisement, fuzz as fuzz_router_advertisement};
 
 use crate::error::FrameError;
 

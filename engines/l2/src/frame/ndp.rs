@@ -136,7 +136,7 @@ impl Neighbour {
 }
 
 /// The hardware address in the first option of a kind.
-fn option(mut options: &[u8], wanted: u8) -> Result<Option<Mac>, FrameError> {
+pub(super) fn option(mut options: &[u8], wanted: u8) -> Result<Option<Mac>, FrameError> {
     let mut found = None;
     while let [kind, units, ..] = *options {
         if units == 0 {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use headwater_l2::frame::{Advertisement, Arp, Frame, Mac, Neighbour, Operation, Solicitation, solicited_node};
 use headwater_l2::{
-    ASK_EVERY, BURST, Counted, Effect, Event, Interface, Interfaces, L2, PROBE_EVERY, PROBES, REFUSED_FOR, Report, Standing,
-    Wanted,
+    ASK_EVERY, BURST, Counted, Effect, Event, Interface, Interfaces, L2, PROBE_EVERY, PROBES, REFUSED_FOR, Report,
+    Standing, Wanted,
 };
 
 const US: Mac = Mac([2, 0, 0, 0, 0, 1]);

@@ -349,8 +349,7 @@ fn networks_of_pods_are_those_of_this_node() {
         "a",
         json!({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:10:244:1::/64", "nonsense"]})
     )));
-    let networks: Vec<String> =
-        stage.announcer.announcements().pod_networks.iter().map(ToString::to_string).collect();
+    let networks: Vec<String> = stage.announcer.announcements().pod_networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.244.1.0/24", "fd00:10:244:1::/64"]);
 }
 

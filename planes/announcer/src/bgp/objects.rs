@@ -1,7 +1,7 @@
 //! From objects of MetalLB to peers and routes.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use headwater_model::metallb::peer::{BfdProfileSpec, BgpPeerSpec, DynamicAsn};
 use ipnet::IpNet;
 
 use super::speaker::{Peer, Routes, Watch};
+use super::unnumbered::Heard;
 
 /// How far packets to a peer of another autonomous system may go with `ebgpMultiHop`.
 const MULTIHOP_TTL: u8 = 5;
@@ -28,8 +29,11 @@ pub enum PeerRefusal {
         "vrf \"{0}\": peers in a VRF are not spoken to (remove spec.vrf, and let the node's main table reach the peer)"
     )]
     Vrf(String),
-    #[error("interface \"{0}\": unnumbered peers are not spoken to (give the router's address as spec.peerAddress)")]
-    Unnumbered(String),
+    #[error(
+        "interface \"{0}\": no router advertised itself there (let the router send advertisements, as FRR does with \
+         \"neighbor eth0 interface\")"
+    )]
+    Unheard(String),
     #[error("the Secret \"{0}\" with its password, of type kubernetes.io/basic-auth with the key password, is missing")]
     MissingSecret(String),
     #[error("the BFDProfile \"{0}\" is missing")]
@@ -39,12 +43,12 @@ pub enum PeerRefusal {
 impl PeerRefusal {
     /// Whether it may mend itself, by an object that is still to come: what was good before stays until then.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::MissingSecret(_) | Self::MissingProfile(_))
+        matches!(self, Self::MissingSecret(_) | Self::MissingProfile(_) | Self::Unheard(_))
     }
 }
 
 /// A BGPPeer as a session. `password`: what its Secret says; `profile`: the BFDProfile that it names; `router_id`: that of
-/// the node, for a peer that names none.
+/// the node, for a peer that names none; `heard`: routers behind interfaces.
 ///
 /// # Errors
 /// What the peer says wrongly, what is missing, and what is not supported.
@@ -53,6 +57,7 @@ pub fn peer(
     password: Option<&str>,
     profile: Option<&BfdProfileSpec>,
     router_id: Ipv4Addr,
+    heard: &Heard,
 ) -> Result<Peer, PeerRefusal> {
     if let Some(fault) = spec.faults().first() {
         return Err(PeerRefusal::Faulty(fault.to_string()));
@@ -60,9 +65,12 @@ pub fn peer(
     if let Some(vrf) = &spec.vrf {
         return Err(PeerRefusal::Vrf(vrf.clone()));
     }
-    let address = match (spec.peer_address, &spec.interface) {
-        (Some(address), _) => address,
-        (None, interface) => return Err(PeerRefusal::Unnumbered(interface.clone().unwrap_or_default())),
+    let (address, scope) = match (spec.peer_address, spec.interface.as_deref().unwrap_or_default()) {
+        (Some(address), _) => (address, 0),
+        (None, interface) => match heard.get(interface) {
+            Some((address, index)) => (IpAddr::V6(*address), *index),
+            None => return Err(PeerRefusal::Unheard(interface.to_owned())),
+        },
     };
     let password = match (&spec.password, spec.secret()) {
         (Some(password), _) => Some(password.0.to_string()),
@@ -89,7 +97,8 @@ pub fn peer(
         PeerAsn::Exactly(asn) => asn == local_asn,
         other => other == PeerAsn::Internal,
     };
-    let families = match spec.dual_stack_address_family {
+    // An unnumbered peer has no family that would be its own.
+    let families = match spec.dual_stack_address_family || spec.interface.is_some() {
         true => Families::BOTH,
         false => Families::only(if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }),
     };
@@ -106,7 +115,7 @@ pub fn peer(
         graceful_restart: spec.enable_graceful_restart.then_some(RESTART_TIME),
         transport: Transport {
             address,
-            scope: 0,
+            scope,
             port: spec.port(),
             source: spec.source_address,
             password: password.map(Password),
@@ -201,6 +210,16 @@ mod tests {
 
     const NODE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
+    /// With no router heard.
+    fn peer(
+        spec: &BgpPeerSpec,
+        password: Option<&str>,
+        profile: Option<&BfdProfileSpec>,
+        router_id: Ipv4Addr,
+    ) -> Result<Peer, PeerRefusal> {
+        super::peer(spec, password, profile, router_id, &Heard::new())
+    }
+
     fn spec() -> BgpPeerSpec {
         BgpPeerSpec {
             my_asn: ModelAsn(64512),
@@ -249,6 +268,17 @@ mod tests {
     }
 
     #[test]
+    fn an_unnumbered_peer_is_who_was_heard_on_its_interface_and_hears_of_both_families() {
+        let mut spec = spec();
+        (spec.peer_address, spec.interface) = (None, Some("eth0".into()));
+        let router = "fe80::1".parse().unwrap();
+        let heard = Heard::from([("eth0".into(), (router, 7)), ("eth1".into(), ("fe80::2".parse().unwrap(), 8))]);
+        let session = super::peer(&spec, None, None, NODE, &heard).unwrap().session;
+        assert_eq!((session.transport.address, session.transport.scope), (router.into(), 7));
+        assert_eq!((session.families, session.transport.ttl), (Families::BOTH, Some(1)));
+    }
+
+    #[test]
     fn what_is_missing_is_transient_and_what_is_not_supported_is_not() {
         let refusal = |change: fn(&mut BgpPeerSpec)| {
             let mut spec = spec();
@@ -263,8 +293,8 @@ mod tests {
         assert_eq!((profile.clone(), profile.is_transient()), (PeerRefusal::MissingProfile("fast".into()), true));
         let vrf = refusal(|spec| spec.vrf = Some("red".into()));
         assert!(!vrf.is_transient() && vrf.to_string().starts_with("vrf \"red\": "), "{vrf}");
-        let unnumbered = refusal(|spec| (spec.peer_address, spec.interface) = (None, Some("eth0".into())));
-        assert!(unnumbered.to_string().starts_with("interface \"eth0\": "), "{unnumbered}");
+        let unheard = refusal(|spec| (spec.peer_address, spec.interface) = (None, Some("eth0".into())));
+        assert!(unheard.is_transient() && unheard.to_string().starts_with("interface \"eth0\": "), "{unheard}");
         let faulty = refusal(|spec| spec.my_asn = ModelAsn(0));
         assert_eq!(faulty.to_string(), "spec.myASN: missing local ASN");
     }

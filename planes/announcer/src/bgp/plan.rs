@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use super::objects::{Offer, PeerRefusal, PrefixRefusal, peer, routes};
 use super::speaker::{Peer, PeerPlan, Plan, Routes};
+use super::unnumbered::Heard;
 
 /// Secrets with passwords have this type.
 const BASIC_AUTH: &str = "kubernetes.io/basic-auth";
@@ -89,12 +90,18 @@ fn id_of(node: &str) -> Ipv4Addr {
 pub struct Memory {
     peers: BTreeMap<Arc<str>, Peer>,
     routes: BTreeMap<Arc<str>, Arc<Routes>>,
+    /// Of unnumbered peers.
+    interfaces: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 impl Memory {
-    /// Of each peer.
+    /// Of each peer; of unnumbered ones the interface, since others may have the same address elsewhere.
     pub(super) fn addresses(&self) -> BTreeMap<Arc<str>, String> {
-        self.peers.iter().map(|(name, peer)| (name.clone(), peer.session.transport.address.to_string())).collect()
+        let text = |name: &Arc<str>, peer: &Peer| match self.interfaces.get(name) {
+            Some(interface) => interface.to_string(),
+            None => peer.session.transport.address.to_string(),
+        };
+        self.peers.iter().map(|(name, peer)| (name.clone(), text(name, peer))).collect()
     }
 }
 
@@ -110,16 +117,31 @@ pub struct Planned {
     pub unknown: BTreeSet<String>,
     /// Which peers hear of a Service.
     pub services: BTreeMap<NamespacedName, BTreeSet<Arc<str>>>,
+    /// Interfaces behind which peers are to be found.
+    pub interfaces: BTreeSet<Arc<str>>,
 }
 
-/// Plans for a node.
-pub fn plan(announcements: &Announcements, routers: &Routers, node: &str, memory: &mut Memory) -> Planned {
+/// Plans for a node. `heard`: routers behind interfaces.
+pub fn plan(
+    announcements: &Announcements,
+    routers: &Routers,
+    heard: &Heard,
+    node: &str,
+    memory: &mut Memory,
+) -> Planned {
     let mut planned = Planned::default();
     let mut peers = BTreeMap::new();
+    let unnumbered = |spec: &BgpPeerSpec| spec.interface.as_deref().filter(|_| spec.faults().is_empty()).map(Arc::from);
+    memory.interfaces = routers
+        .peers
+        .iter()
+        .filter_map(|(name, (spec, _))| unnumbered(spec).map(|interface: Arc<str>| (name.clone(), interface)))
+        .collect();
+    planned.interfaces = memory.interfaces.values().cloned().collect();
     for (name, (spec, password)) in &routers.peers {
         let profile = spec.bfd_profile.as_ref().and_then(|profile| routers.profiles.get(profile.as_str()));
         let password = password.as_ref().map(|secret| &*secret.0);
-        match peer(spec, password, profile, routers.router_id) {
+        match peer(spec, password, profile, routers.router_id, heard) {
             Ok(peer) => drop(peers.insert(name.clone(), peer)),
             Err(why) => {
                 if let Some(known) = memory.peers.get(name).filter(|_| why.is_transient()) {

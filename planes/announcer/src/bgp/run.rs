@@ -18,6 +18,7 @@ use tokio::time::{Duration, MissedTickBehavior, interval};
 use super::plan::{Memory, Planned, Routers, plan};
 use super::speaker::{PeerStatus, Speaker};
 use super::status::{statuses, tell_events};
+use super::unnumbered::{Discovery, Heard};
 use crate::metrics::{Announced, SpeakerAnnounced};
 use crate::status::{Desk, Written};
 
@@ -69,8 +70,11 @@ impl BgpAnnouncer {
             let desk = Desk { server, namespace, node: node.clone(), written: Written::Bgp };
             tokio::spawn(desk.keep(written))
         });
+        let (discovery, heard) = Discovery::new();
         let plane = Plane {
             speaker,
+            discovery,
+            heard,
             vips: Vec::new(),
             other_vips: false,
             services,
@@ -113,6 +117,8 @@ impl Drop for BgpAnnouncer {
 
 struct Plane {
     speaker: Speaker,
+    discovery: Discovery,
+    heard: watch::Receiver<Heard>,
     memory: Memory,
     planned: Planned,
     /// What the log has said.
@@ -148,6 +154,7 @@ impl Plane {
                 }
                 changed = announcements.changed() => changed.is_ok(),
                 changed = routers.changed() => changed.is_ok(),
+                changed = self.heard.changed() => changed.is_ok(),
                 _ = look.tick() => {
                     self.tell();
                     continue;
@@ -162,7 +169,9 @@ impl Plane {
     }
 
     fn follow(&mut self, announcements: &Announcements, routers: &Routers) {
-        let mut planned = plan(announcements, routers, &self.node, &mut self.memory);
+        let heard = self.heard.borrow_and_update().clone();
+        let mut planned = plan(announcements, routers, &heard, &self.node, &mut self.memory);
+        self.discovery.look_on(&planned.interfaces);
         self.speaker.apply(std::mem::take(&mut planned.plan));
         let peers = planned.refused.iter().map(|(name, why)| format!("BGPPeer {name}: {why}"));
         let prefixes = planned.silent.iter().map(ToString::to_string);

@@ -23,8 +23,8 @@ const QUEUE: usize = 64;
 /// A socket that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// By whom a packet was sent, and whether to the port of several hops.
-type Key = (IpAddr, bool);
+/// By whom a packet was sent, by which interface if it is of a link-local address, and whether to the port of several hops.
+type Key = (IpAddr, u32, bool);
 /// The lock is held for a lookup.
 type Doors = Arc<Mutex<AHashMap<Key, mpsc::Sender<Packet>>>>;
 
@@ -101,7 +101,7 @@ impl Watchers {
             *next = next.wrapping_add(1).max(1);
             *next
         };
-        let key = (transport.address, watch.multihop);
+        let key = (transport.address, transport.scope, watch.multihop);
         let (packets, queue) = mpsc::channel(QUEUE);
         self.0.doors.lock().unwrap_or_else(PoisonError::into_inner).insert(key, packets.clone());
         let origin = Instant::now();
@@ -199,7 +199,12 @@ async fn hear(ipv6: bool, port: u16, doors: Doors, echo: Option<watch::Sender<Ec
             }
         };
         let from = arrived.from.ip().to_canonical();
-        let door = |multihop| doors.lock().unwrap_or_else(PoisonError::into_inner).get(&(from, multihop)).cloned();
+        let scope = match from {
+            IpAddr::V6(address) if address.is_unicast_link_local() => arrived.interface,
+            _ => 0,
+        };
+        let door =
+            |multihop| doors.lock().unwrap_or_else(PoisonError::into_inner).get(&(from, scope, multihop)).cloned();
         if echo.is_none() {
             if let Some(door) = door(port == MULTIHOP) {
                 let _ = door.try_send(Packet::Control(arrived));

@@ -95,6 +95,7 @@ fn an_interface_that_goes_and_returns_answers_again() -> Result<()> {
         let busy = host.busy()? - busy;
         ensure!(busy < Duration::from_millis(300), "{busy:?} of work without an interface");
         segment.plug(&host)?;
+        host.address("eth0", "192.0.2.11/24")?;
         segment.announced_by("node-1")?;
         let after = mac(&host)?;
         ensure!(before != after, "the interface is the same");

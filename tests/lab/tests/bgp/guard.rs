@@ -8,8 +8,8 @@ use headwater_testkit::lab::{self, Host};
 use headwater_testkit::wait;
 
 use crate::node::{Node, PATIENCE, PEER, peer, route, routes, stays, watched};
-use crate::router::{KINDS, Kind, Neighbour, Router};
-use crate::sessions::{neighbour, over_two_hops, pair, plug};
+use crate::router::{KINDS, Neighbour, Router};
+use crate::sessions::{neighbour, over_two_hops, pair};
 
 const VIP: &str = "198.51.100.7/32";
 
@@ -166,28 +166,4 @@ fn without_bfd_the_hold_time_ends_the_session() -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-#[test]
-fn an_interface_that_goes_and_returns_brings_the_session_back() -> Result<()> {
-    lab::test(|lab| {
-        let (host_of_node, host) = pair(lab)?;
-        let router = Router::start(Kind::Bird, &host, &[Neighbour { bfd: true, ..neighbour() }])?;
-        let mut node = Node::start(&host_of_node, None);
-        node.peer(PEER, watched(peer("10.0.0.1"), None, false));
-        node.announce(routes(&[VIP], &route()));
-        router.wait_for(VIP)?;
-        wait::until(PATIENCE, || bfd_is(&node, headwater_bfd::State::Up))?;
-        let start = Instant::now();
-        host_of_node.ip("link delete eth0")?;
-        wait::until(PATIENCE, || node.status(PEER).session.state != State::Established)?;
-        ensure!(start.elapsed() < Duration::from_millis(1_100), "noticed after {:?}", start.elapsed());
-        let (gone, busy) = (Instant::now(), host_of_node.busy()?);
-        wait::until(PATIENCE, || gone.elapsed() > Duration::from_millis(1_500))?;
-        let busy = host_of_node.busy()? - busy;
-        ensure!(busy < Duration::from_millis(300), "{busy:?} of work without an interface");
-        plug(&host_of_node, &host)?;
-        router.wait_for(VIP)?;
-        wait::until(PATIENCE, || bfd_is(&node, headwater_bfd::State::Up))
-    })
 }

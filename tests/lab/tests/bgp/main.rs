@@ -10,3 +10,4 @@ mod faults;
 mod guard;
 mod routes;
 mod sessions;
+mod whole;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use headwater_announcer::bgp::{Memory, PeerRefusal, Planned, Routers, plan};
+use headwater_announcer::bgp::{Heard, Memory, PeerRefusal, Planned, Routers, plan};
 use headwater_bgp::{Password, PeerAsn};
 use headwater_model::announce::{Announcements, BgpOffer, Silence, Vip};
 use headwater_model::cluster::{Change, Cluster, Object};
@@ -70,7 +70,8 @@ fn announcements(bgp: Vec<Arc<BgpOffer>>) -> Announcements {
 }
 
 fn planned(cluster: &Cluster, bgp: Vec<Arc<BgpOffer>>, node: &str) -> Planned {
-    plan(&announcements(bgp), &Routers::of(cluster, NAMESPACE, node), node, &mut Memory::default())
+    let routers = Routers::of(cluster, NAMESPACE, node);
+    plan(&announcements(bgp), &routers, &Heard::new(), node, &mut Memory::default())
 }
 
 fn prefixes(planned: &Planned, peer: &str) -> usize {
@@ -108,7 +109,8 @@ fn a_password_that_goes_away_stays_as_it_was_and_one_that_never_came_is_named() 
     peer(&mut cluster, "router", json!({"passwordSecret": {"name": "bgp"}}));
     let mut memory = Memory::default();
     let mut plan_now = |cluster: &Cluster| {
-        plan(&announcements(vec![offer("ad", &[], vec![])]), &Routers::of(cluster, NAMESPACE, "n1"), "n1", &mut memory)
+        let routers = Routers::of(cluster, NAMESPACE, "n1");
+        plan(&announcements(vec![offer("ad", &[], vec![])]), &routers, &Heard::new(), "n1", &mut memory)
     };
     let none = plan_now(&cluster);
     assert_eq!((none.plan.peers.len(), &none.refused["router"]), (0, &PeerRefusal::MissingSecret("bgp".into())));

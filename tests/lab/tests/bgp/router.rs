@@ -27,6 +27,9 @@ pub(crate) const KINDS: [Kind; 2] = [Kind::Bird, Kind::Frr];
 #[derive(Debug, Clone)]
 pub(crate) struct Neighbour {
     pub(crate) local: &'static str,
+    pub(crate) port: u16,
+    pub(crate) asn: u32,
+    /// Address, or the interface behind which it is; then `local` is nothing.
     pub(crate) remote: &'static str,
     pub(crate) remote_asn: u32,
     pub(crate) password: Option<&'static str>,
@@ -39,7 +42,18 @@ pub(crate) struct Neighbour {
 
 impl Neighbour {
     pub(crate) fn new(local: &'static str, remote: &'static str) -> Self {
-        Self { local, remote, remote_asn: 64512, password: None, multihop: false, passive: true, bfd: false, hold: 90 }
+        Self {
+            local,
+            port: 179,
+            asn: 64513,
+            remote,
+            remote_asn: 64512,
+            password: None,
+            multihop: false,
+            passive: true,
+            bfd: false,
+            hold: 90,
+        }
     }
 }
 
@@ -54,7 +68,7 @@ pub(crate) struct Seen {
     pub(crate) large: Vec<String>,
 }
 
-/// A router in a host of the lab, autonomous system 64513.
+/// A router in a host of the lab.
 pub(crate) struct Router {
     pub(crate) kind: Kind,
     host: Host,
@@ -199,9 +213,12 @@ fn bird(neighbours: &[Neighbour]) -> String {
         protocol kernel { ipv4 { export all; }; merge paths on; }\nprotocol kernel { ipv6 { export all; }; merge paths on; }\n"
         .to_owned();
     for (index, neighbour) in neighbours.iter().enumerate() {
-        let Neighbour { local, remote, remote_asn, hold, .. } = neighbour;
-        writeln!(text, "protocol bgp n{index} {{\n  local {local} as 64513;\n  neighbor {remote} as {remote_asn};")
-            .unwrap();
+        let Neighbour { local, port, asn, remote, remote_asn, hold, .. } = neighbour;
+        writeln!(
+            text,
+            "protocol bgp n{index} {{\n  local {local} port {port} as {asn};\n  neighbor {remote} as {remote_asn};"
+        )
+        .unwrap();
         writeln!(text, "  hold time {hold};\n  graceful restart on;\n  connect delay time 1;\n  error wait time 1,2;")
             .unwrap();
         writeln!(text, "  connect retry time 1;").unwrap();
@@ -235,7 +252,14 @@ fn frr(neighbours: &[Neighbour]) -> String {
             .to_owned();
     for neighbour in neighbours {
         let Neighbour { local, remote, remote_asn, hold, .. } = neighbour;
-        writeln!(text, " neighbor {remote} remote-as {remote_asn}\n neighbor {remote} update-source {local}").unwrap();
+        let address = remote.parse::<IpAddr>().ok();
+        match address {
+            Some(_) => {
+                writeln!(text, " neighbor {remote} remote-as {remote_asn}\n neighbor {remote} update-source {local}")
+            }
+            None => writeln!(text, " neighbor {remote} interface remote-as {remote_asn}"),
+        }
+        .unwrap();
         writeln!(text, " neighbor {remote} timers {} {hold}\n neighbor {remote} timers connect 1", hold / 3).unwrap();
         if let Some(password) = neighbour.password {
             writeln!(text, " neighbor {remote} password {password}").unwrap();
@@ -249,7 +273,7 @@ fn frr(neighbours: &[Neighbour]) -> String {
         if neighbour.bfd {
             writeln!(text, " neighbor {remote} bfd\n neighbor {remote} bfd profile fast").unwrap();
         }
-        if remote.parse::<IpAddr>().unwrap().is_ipv6() {
+        if address.is_some_and(|address| address.is_ipv6()) {
             writeln!(text, " neighbor {remote} capability extended-nexthop").unwrap();
         }
     }

@@ -16,18 +16,12 @@ const V6: &str = "2001:db8:7::7/128";
 /// A node and a router on one cable: .2 and .1.
 pub(crate) fn pair(lab: &Lab) -> Result<(Host, Host)> {
     let (node, router) = (lab.host("node")?, lab.host("router")?);
-    plug(&node, &router)?;
-    Ok((node, router))
-}
-
-/// Lays the cable between them.
-pub(crate) fn plug(node: &Host, router: &Host) -> Result<()> {
-    node.wire("eth0", router, "eth0")?;
-    for (host, end) in [(node, 2), (router, 1)] {
+    node.wire("eth0", &router, "eth0")?;
+    for (host, end) in [(&node, 2), (&router, 1)] {
         host.address("eth0", &format!("10.0.0.{end}/24"))?;
         host.address("eth0", &format!("fd00::{end}/64"))?;
     }
-    Ok(())
+    Ok((node, router))
 }
 
 /// A node and a router with another one between them: 10.0.0.2 and 10.1.0.1.

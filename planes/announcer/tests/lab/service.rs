@@ -159,6 +159,7 @@ fn start(topology: &Topology<'_>, way: Way, dir: &std::path::Path) -> Result<Vec
                 keep: KeepClient::ViaIngress,
                 tunnel_port: 8474,
                 tunnel_mtu: None,
+                transparent: false,
                 healthz: None,
             };
             let source = Source::Directory(batch, Box::new(source));

@@ -170,7 +170,7 @@ fn examples_of_the_manual_are_taken_as_they_stand() -> Result<()> {
         for (object, _) in reading.objects {
             cluster.apply(&Change::Set(object));
         }
-        Ok(judge(&cluster).iter().map(ToString::to_string).collect())
+        Ok(judge(&cluster, "metallb-system").iter().map(ToString::to_string).collect())
     };
     let as_written = findings(MANUAL)?;
     ensure!(

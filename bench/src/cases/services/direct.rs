@@ -125,6 +125,7 @@ fn settings() -> Settings {
         keep: KeepClient::ViaIngress,
         tunnel_port: 8474,
         tunnel_mtu: None,
+        transparent: false,
         healthz: None,
     }
 }

@@ -5,9 +5,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use headwater_kube_io::{Batch, DirectoryError, DirectorySource};
+use headwater_kube_io::{AddressFile, Batch, DirectoryError, DirectorySource, Given, GivenAddresses};
 use headwater_model::cluster::{Change, Object};
-use headwater_model::origin::{Kind, ObjectKey};
+use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 
 /// Long enough for any machine; only a failing test waits for it.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -377,4 +377,37 @@ async fn one_edit_among_five_thousand_files_is_one_change() {
         );
         println!("one edit {how} told after {:?}", begin.elapsed());
     }
+}
+
+#[tokio::test]
+async fn what_a_service_is_given_stands_in_its_status_and_goes_with_the_file() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path();
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {type: LoadBalancer}\n";
+    fs::write(path.join("web.yaml"), service).expect("a writable directory");
+    let (first, mut source) = start(path).await;
+    assert_eq!(first, ["Service shop/web"]);
+    let addresses = |batch: &Batch| -> Vec<String> {
+        let [Change::Set(Object::Service(service))] = &batch.changes[..] else { panic!("{:?}", batch.changes) };
+        let ingress = service.status.load_balancer.ingress.iter().filter_map(|entry| entry.ip.clone());
+        ingress.chain(service.metadata.annotations.values().cloned()).collect()
+    };
+    let file = AddressFile::take(path).expect("a writable directory").expect("nobody else has it");
+    let mut given = GivenAddresses::default();
+    let id = NamespacedName::new("shop", "web");
+    let one = Given { addresses: vec!["192.0.2.1".parse().expect("an address")], pool: Some("first".into()) };
+    given.set(id.clone(), one);
+    file.write(&given).expect("a writable directory");
+    assert_eq!(addresses(&next(&mut source).await), ["192.0.2.1", "first"]);
+    // The manifest is edited, and refused: what was given stays with the version before, and changes with the file.
+    replace(&path.join("web.yaml"), &service.replace("LoadBalancer}", "LoadBalancer, typo: 1}"));
+    assert_eq!(next(&mut source).await.changes, []);
+    given.set(id, Given::default());
+    file.write(&given).expect("a writable directory");
+    assert_eq!(addresses(&next(&mut source).await), Vec::<String>::new());
+    // Broken, it changes nothing; gone, it gives nothing.
+    replace(&path.join(".headwater/addresses.json"), "{");
+    let broken = next(&mut source).await;
+    assert_eq!(broken.changes, []);
+    assert!(told(&broken).iter().any(|text| text.contains(".headwater/addresses.json:1")), "{:?}", told(&broken));
 }

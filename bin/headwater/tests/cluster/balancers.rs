@@ -126,7 +126,9 @@ async fn what_makes_no_sense_together_is_refused_when_it_comes_changes_or_goes()
         said.await.with_context(|| format!("{words}: {refused} {}", last.take()))?;
     }
     // What somebody needs does not go.
-    let delete = async |kind: &str, name: &str| cluster.kubectl(&["-n", NAMESPACE, "delete", kind, name]).await;
+    let delete = async |kind: &str, name: &str| {
+        cluster.run("kubectl", cluster.kubeconfig(), &["-n", NAMESPACE, "delete", kind, name]).await
+    };
     let kept = delete("bfdprofile", "fast").await?;
     ensure!(kept.stderr.contains("failed to delete BFDProfile fast, used by BGPPeer router"), "{}", kept.stderr);
     ensure!(!kept.success);

@@ -414,5 +414,5 @@ fn the_overview_names_announcers_or_says_why_there_is_none() {
     stage.set(slice("local", on(&["c"])));
     assert!(why(&stage, "local").starts_with("layer2: no node says that it announces it, and c may: "));
     stage.set(bgp("b", json!({})));
-    assert!(why(&stage, "local").contains("; bgp: noLocalEndpoints (a, b); "), "{}", why(&stage, "local"));
+    assert!(why(&stage, "local").contains("; bgp: noLocalEndpoints (a, b)"), "{}", why(&stage, "local"));
 }

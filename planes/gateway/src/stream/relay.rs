@@ -1,14 +1,22 @@
-//! Bytes both ways between two connections, by the kernel where it can.
+//! Bytes both ways between two connections: small pieces through memory, long streams by the kernel alone.
 
 use std::cell::Cell;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use headwater_net_io::splice::{SpliceError, SpliceSide, splice};
 use rustix::net::{Shutdown, shutdown};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 
 use crate::buffer::Buffer;
 use crate::timer::{Interrupt, Timer};
+
+/// How much the kernel carries alone before it is looked at whether the stream is still long. A piece that fits the buffer
+/// costs two calls through memory, and four through a pipe, which also can tell only by a call of its own that there is no
+/// more.
+const BULK: u64 = 4 << 20;
 
 /// How a connection that was carried came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +44,7 @@ impl End {
 
 /// Bytes of one direction, and who is told of them.
 pub(super) struct Direction<'a, F: Fn(u64)> {
-    pub(super) from: &'a TcpStream,
+    pub(super) from: ReadHalf<'a>,
     pub(super) to: &'a TcpStream,
     pub(super) moved: &'a Cell<u64>,
     pub(super) count: F,
@@ -50,7 +58,7 @@ pub(super) async fn relay<F: Fn(u64), G: Fn(u64)>(
     idle: Duration,
 ) -> End {
     timer.set(idle);
-    let ends = (up.from, up.to);
+    let ends = (down.to, up.to);
     let both = futures_util::future::try_join(one_way(up, timer, idle), one_way(down, timer, idle));
     match timer.run(both).await {
         Ok(Ok(_)) => End::Closed,
@@ -66,16 +74,23 @@ pub(super) async fn relay<F: Fn(u64), G: Fn(u64)>(
 
 /// Until `from` ends; then `to` is told so, while the other direction goes on.
 async fn one_way<F: Fn(u64)>(direction: Direction<'_, F>, timer: &Timer, idle: Duration) -> std::io::Result<()> {
-    let Direction { from, to, moved, count } = direction;
+    let Direction { mut from, to, moved, count } = direction;
     let progress = |n: u64| {
         moved.set(moved.get() + n);
         count(n);
         timer.set(idle);
     };
-    match splice(from, to, u64::MAX, progress).await {
-        Ok(_) => {}
-        Err(SpliceError { by: SpliceSide::Pipe, .. }) => copy(from, to, progress).await?,
-        Err(SpliceError { cause, .. }) => return Err(cause),
+    let mut may_splice = true;
+    loop {
+        match through_memory(&mut from, to, may_splice, progress).await? {
+            Piece::Last => break,
+            Piece::Large => match splice(from.as_ref(), to, BULK, progress).await {
+                Ok(BULK) => {}
+                Ok(_) => break,
+                Err(SpliceError { by: SpliceSide::Pipe, .. }) => may_splice = false,
+                Err(SpliceError { cause, .. }) => return Err(cause),
+            },
+        }
     }
     // An end is news, too.
     timer.set(idle);
@@ -86,19 +101,38 @@ async fn one_way<F: Fn(u64)>(direction: Direction<'_, F>, timer: &Timer, idle: D
     }
 }
 
-/// The same through memory, where no pipe is to be had.
-async fn copy(from: &TcpStream, to: &TcpStream, progress: impl Fn(u64)) -> std::io::Result<()> {
+/// Why copying through memory came to its end.
+enum Piece {
+    /// There is nothing after it.
+    Last,
+    /// It filled the buffer: there is more where it came from.
+    Large,
+}
+
+/// Copies until `from` ends, or, where `until_large`, has a large piece at once, which is copied still.
+async fn through_memory(
+    from: &mut ReadHalf<'_>,
+    to: &TcpStream,
+    until_large: bool,
+    progress: impl Fn(u64),
+) -> std::io::Result<Piece> {
     loop {
         from.readable().await?;
-        let mut buf = Buffer::large();
-        match from.try_read_buf(&mut *buf) {
-            Ok(0) => return Ok(()),
-            Ok(n) => {
+        // While nothing comes, no buffer is held.
+        let mut buf = Buffer::small();
+        let room = buf.capacity();
+        match from.read_buf(&mut *buf).now_or_never() {
+            // There was nothing after all, or this task had its turn.
+            None => tokio::task::yield_now().await,
+            Some(Ok(0)) => return Ok(Piece::Last),
+            Some(Ok(n)) => {
                 write_all(to, &buf).await?;
                 progress(n as u64);
+                if until_large && n == room {
+                    return Ok(Piece::Large);
+                }
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+            Some(Err(error)) => return Err(error),
         }
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct Incoming {
 }
 
 /// Finds an endpoint that takes the connection, and carries it to its end.
-pub(crate) async fn carry(incoming: Incoming, listener: Arc<CompiledListener>, timer: &Timer, down: TcpStream) {
+pub(crate) async fn carry(incoming: Incoming, listener: Arc<CompiledListener>, timer: &Timer, mut down: TcpStream) {
     let Incoming { worker, route, sender, tlvs, hello, early } = incoming;
     let kind = if hello.is_some() { Kind::Tls } else { Kind::Tcp };
     let client = Client::of_sender(&listener.snapshot.client_address, &sender);
@@ -59,7 +59,7 @@ pub(crate) async fn carry(incoming: Incoming, listener: Arc<CompiledListener>, t
     // The listener of the next snapshot may be another.
     drop(listener);
     let opened = open(&worker, &record, timer).await;
-    let (lease, up) = match opened {
+    let (lease, mut up) = match opened {
         Ok(opened) => opened,
         Err((lease, fault)) => {
             reset(&down);
@@ -86,9 +86,15 @@ pub(crate) async fn carry(incoming: Incoming, listener: Arc<CompiledListener>, t
             record.metrics.received.add(early.len() as u64);
             drop((ahead, early));
             let (received, sent) = (&record.metrics.received, &record.metrics.sent);
-            let towards_endpoint =
-                Direction { from: &down, to: &up, moved: &record.received, count: |n| received.add(n) };
-            let towards_client = Direction { from: &up, to: &down, moved: &record.sent, count: |n| sent.add(n) };
+            let ((from_client, to_client), (from_endpoint, to_endpoint)) = (down.split(), up.split());
+            let towards_endpoint = Direction {
+                from: from_client,
+                to: to_endpoint.as_ref(),
+                moved: &record.received,
+                count: |n| received.add(n),
+            };
+            let towards_client =
+                Direction { from: from_endpoint, to: to_client.as_ref(), moved: &record.sent, count: |n| sent.add(n) };
             relay(towards_endpoint, towards_client, timer, idle).await
         }
         Ok(Err(_)) => {

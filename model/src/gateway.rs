@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -421,9 +422,15 @@ pub enum ValueMatch {
     Cidr(Vec<ipnet::IpNet>),
 }
 
+/// What is done to requests and responses; most rules do nothing, and then it takes no memory that a request has to wait for.
+///
+/// Reads as [`FilterSteps`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filters(Option<Box<FilterSteps>>);
+
 /// Typed steps in a fixed order: CORS, URL rewrite, request headers, then on the way back CORS and response headers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Filters {
+pub struct FilterSteps {
     /// Only of a rule, not of a backend.
     pub cors: Option<Box<Cors>>,
     pub rewrite: Option<UrlRewrite>,
@@ -431,12 +438,33 @@ pub struct Filters {
     pub response_headers: HeaderEdits,
 }
 
+/// What is read where nothing is done: one, so that it is always near.
+static NO_STEPS: FilterSteps =
+    FilterSteps { cors: None, rewrite: None, request_headers: HeaderEdits::NONE, response_headers: HeaderEdits::NONE };
+
 impl Filters {
     pub fn is_empty(&self) -> bool {
-        self.cors.is_none()
-            && self.rewrite.is_none()
-            && self.request_headers.is_empty()
-            && self.response_headers.is_empty()
+        self.0.is_none()
+    }
+}
+
+impl From<FilterSteps> for Filters {
+    fn from(steps: FilterSteps) -> Self {
+        Self((steps != NO_STEPS).then(|| Box::new(steps)))
+    }
+}
+
+impl Deref for Filters {
+    type Target = FilterSteps;
+
+    fn deref(&self) -> &FilterSteps {
+        self.0.as_deref().unwrap_or(&NO_STEPS)
+    }
+}
+
+impl Serialize for Filters {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        FilterSteps::serialize(self, serializer)
     }
 }
 
@@ -481,7 +509,7 @@ pub struct Forward {
     /// At least one; weights of 0 receive nothing.
     pub backends: Vec<Backend>,
     /// Answered instead of forwarding while the request's scheme is `http`.
-    pub https_redirect: Option<Redirect>,
+    pub https_redirect: Option<Box<Redirect>>,
     pub balance: Balance,
     pub timeouts: RouteTimeouts,
     pub retry: Retry,

@@ -40,18 +40,42 @@ pub const MAX_DEPTH: usize = 16;
 #[derive(Debug)]
 pub struct CompiledHost {
     rules: Box<[Arc<Rule>]>,
-    /// By rank.
-    checks: Box<[Box<[Check]>]>,
-    paths: Trie,
-    /// By pattern of `paths`.
-    at_path: Box<[AtPath]>,
+    checks: Checks,
     any: Candidates,
-    regexes: Regexes,
-    /// By slot of `regexes`.
-    at_regex: Box<[Candidates]>,
+    paths: Option<Box<Paths>>,
+    regexes: Option<Box<Patterns>>,
     /// Of the rules that have one, by rank.
     rewrites: Box<[(u32, CompiledRewrite)]>,
     faults: Box<[Fault]>,
+}
+
+/// What rules ask for besides their path, by rank; empty where none of them asks for anything.
+///
+/// Each request has to wait for every piece of memory that is looked at for its rule alone: what most hosts do not need
+/// stands behind a pointer that is not followed.
+#[derive(Debug)]
+pub(crate) struct Checks(Box<[Box<[Check]>]>);
+
+impl Checks {
+    fn hold<R: RequestView>(&self, rank: u32, subject: &Subject<'_, R>) -> bool {
+        self.0.get(rank as usize).is_none_or(|checks| checks.iter().all(|check| check.holds(subject)))
+    }
+}
+
+/// Rules by literal path.
+#[derive(Debug)]
+struct Paths {
+    trie: Trie,
+    /// By pattern of `trie`.
+    at: Box<[AtPath]>,
+}
+
+/// Rules by regular expression.
+#[derive(Debug)]
+struct Patterns {
+    regexes: Regexes,
+    /// By slot of `regexes`.
+    at: Box<[Candidates]>,
 }
 
 /// Rules that wait at one pattern.
@@ -117,14 +141,19 @@ impl CompiledHost {
                 *rule = Arc::new(Rule { action: Action::Refuse(refuse), ..Rule::clone(rule) });
             }
         }
+        let checks = match checks.iter().all(|checks| checks.is_empty()) {
+            true => Box::default(),
+            false => checks.into(),
+        };
         let faulty = |rank: u32| faults.binary_search_by_key(&rank, |fault: &Fault| fault.index).is_ok();
         let wanted = |rank: u32| match faulty(rank) {
             true => &[][..],
             false => rules[rank as usize].matches.conditions.as_slice(),
         };
         let any = Candidates::build(builder.any, &wanted);
-        let (regexes, at_regex) = builder.regexes.build();
-        let at_regex = at_regex.into_iter().map(|ranks| Candidates::build(ranks, &wanted)).collect();
+        let (regexes, at) = builder.regexes.build();
+        let at = at.into_iter().map(|ranks| Candidates::build(ranks, &wanted)).collect();
+        let regexes = (!regexes.is_empty()).then(|| Box::new(Patterns { regexes, at }));
         let patterns: Vec<String> = builder.patterns.keys().cloned().collect();
         let mut at_path: Vec<AtPath> = builder
             .patterns
@@ -146,12 +175,10 @@ impl CompiledHost {
         }
         Self {
             rules: rules.into(),
-            checks: checks.into(),
-            paths,
-            at_path: at_path.into(),
+            checks: Checks(checks),
             any,
+            paths: (!at_path.is_empty()).then(|| Box::new(Paths { trie: paths, at: at_path.into() })),
             regexes,
-            at_regex,
             rewrites: rewrites.into(),
             faults: faults.into(),
         }
@@ -180,13 +207,14 @@ impl CompiledHost {
         let consider = |candidates: &Candidates, length: usize, best: &mut Best| {
             candidates.find(&self.checks, length, subject, best);
         };
-        let mut hit = self.paths.descend::<false>(path);
-        while let Some(at) = hit {
-            let rules = &self.at_path[self.paths.pattern(at)];
+        let paths = self.paths.as_deref();
+        let mut hit = paths.and_then(|paths| Some((paths, paths.trie.descend::<false>(path)?)));
+        while let Some((paths, at)) = hit {
+            let rules = &paths.at[paths.trie.pattern(at)];
             if rules.best >= best.rank {
                 break;
             }
-            let depth = self.paths.depth(at);
+            let depth = paths.trie.depth(at);
             match path.get(depth) {
                 None => {
                     consider(&rules.exact, depth, &mut best);
@@ -196,12 +224,12 @@ impl CompiledHost {
                 Some(_) => {}
             }
             consider(&rules.starts, depth, &mut best);
-            hit = self.paths.up(at);
+            hit = paths.trie.up(at).map(|at| (paths, at));
         }
         consider(&self.any, 0, &mut best);
-        if !self.regexes.is_empty() {
-            self.regexes.find(subject.decoded_path(), best.rank, |slot| {
-                consider(&self.at_regex[slot], 0, &mut best);
+        if let Some(patterns) = &self.regexes {
+            patterns.regexes.find(subject.decoded_path(), best.rank, |slot| {
+                consider(&patterns.at[slot], 0, &mut best);
                 best.rank
             });
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headwater_model::finding::Finding;
 use headwater_model::gateway::{
-    Cors, Filters, HeaderEdits, PathMatch, PathRewrite, Redirect, RouteTimeouts, UrlRewrite,
+    Cors, FilterSteps, Filters, HeaderEdits, PathMatch, PathRewrite, Redirect, RouteTimeouts, UrlRewrite,
 };
 use headwater_model::origin::ObjectKey;
 
@@ -196,23 +196,25 @@ impl RouteFilters {
             _ => PathRewrite::Full(without_groups(target).into()),
         });
         let rewrite = UrlRewrite { host: self.vhost.clone(), path };
-        Filters {
+        let steps = FilterSteps {
             cors: self.cors.clone(),
             rewrite: Some(rewrite).filter(|rewrite| *rewrite != UrlRewrite::default()),
             request_headers: self.request_headers.clone(),
             response_headers: self.response_headers.clone(),
-        }
+        };
+        steps.into()
     }
 
     /// The filters of a path of the ALB, which says what is rewritten by itself.
     pub(crate) fn with_rewrite(&self, path: Option<PathRewrite>) -> Filters {
         let rewrite = UrlRewrite { host: self.vhost.clone(), path };
-        Filters {
+        let steps = FilterSteps {
             cors: self.cors.clone(),
             rewrite: Some(rewrite).filter(|rewrite| *rewrite != UrlRewrite::default()),
             request_headers: self.request_headers.clone(),
             response_headers: self.response_headers.clone(),
-        }
+        };
+        steps.into()
     }
 
     pub(crate) fn rewrite_target(&self) -> Option<&str> {

@@ -429,7 +429,7 @@ impl Context<'_> {
         let defaults = &self.gateway.routes;
         Forward {
             backends: vec![Backend { pool, weight: 1, filters: Filters::default() }],
-            https_redirect,
+            https_redirect: https_redirect.map(Box::new),
             balance: self.annotations.balancing.of(path, &defaults.balance),
             timeouts: self.annotations.filters.timeouts(defaults.timeouts),
             retry: defaults.retry,

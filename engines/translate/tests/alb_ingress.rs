@@ -132,7 +132,7 @@ fn paths_come_in_the_order_of_the_alb_and_by_the_priorities_of_annotations() {
 fn annotations_do_what_the_manual_says() {
     let nginx = |name: &str, value: &str| json!({(nginx(name)): value});
     let of = |annotations: Value| annotated_at(80, json!({}), "a.example", annotations);
-    let rewritten = of(nginx("rewrite-target", "/x$1")).filters.rewrite.unwrap().path.unwrap();
+    let rewritten = of(nginx("rewrite-target", "/x$1")).filters.rewrite.clone().unwrap().path.unwrap();
     assert_eq!(rewritten, PathRewrite::Regex { pattern: "/a(.*)".into(), replacement: "/x$1".into() });
     assert!(of(nginx("enable-cors", "true")).filters.cors.is_some());
     let Action::Redirect(redirect) = of(nginx("force-ssl-redirect", "true")).action else { panic!() };

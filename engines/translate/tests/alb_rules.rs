@@ -280,7 +280,7 @@ fn rewrites_replace_what_the_base_matches() {
         let found = only(&translation);
         match &found.action {
             Action::Refuse(refuse) => Err(format!("{} {}", refuse.reason, told(&translation).join(" "))),
-            _ => Ok(found.filters.rewrite.map(|rewrite| (rewrite.host, rewrite.path))),
+            _ => Ok(found.filters.rewrite.clone().map(|rewrite| (rewrite.host, rewrite.path))),
         }
     };
     let regex = |pattern: &str, replacement: &str| {
@@ -339,7 +339,7 @@ fn headers_are_edited_as_the_annotations_of_the_rule_say() {
 
 #[test]
 fn cors_lets_in_listed_origins_only() {
-    let cors = |rule: Value| only(&single(json!({}), json!({}), rule)).filters.cors;
+    let cors = |rule: Value| only(&single(json!({}), json!({}), rule)).filters.cors.clone();
     assert_eq!(cors(json!({"corsAllowOrigin": "*"})), None, "unless it is enabled");
     assert!(cors(json!({"enableCORS": true})).unwrap().allows_all());
     let listed =

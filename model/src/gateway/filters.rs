@@ -14,6 +14,8 @@ pub struct HeaderEdits {
 }
 
 impl HeaderEdits {
+    pub(super) const NONE: Self = Self { remove: Vec::new(), set: Vec::new(), add: Vec::new() };
+
     pub fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
     }

@@ -90,12 +90,12 @@ impl GaugeShard {
 }
 
 #[derive(Debug, Default)]
-#[repr(align(128))]
+#[repr(C, align(128))]
 pub struct HistogramCells {
+    /// Bits of an `f64`, in seconds. In the cache line of the buckets that most requests fall into.
+    pub(super) sum: AtomicU64,
     /// Not cumulative; the last one is for what exceeds every bound.
     pub(super) buckets: [AtomicU64; HISTOGRAM_BUCKETS.len() + 1],
-    /// Bits of an `f64`, in seconds.
-    pub(super) sum: AtomicU64,
 }
 
 /// A histogram of durations that one worker writes.

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use ahash::AHashMap;
 use headwater_model::gateway::Condition;
+use smallvec::SmallVec;
 
 use super::ranges::Ranges;
 use super::regexes::{self, Regexes};
-use super::{Best, push};
-use crate::condition::{Check, Key, Source, Subject, keys, number};
+use super::{Best, Checks, push};
+use crate::condition::{Key, Source, Subject, keys, number};
 use crate::request::RequestView;
 use crate::trie::Trie;
 
@@ -28,7 +29,7 @@ const MAX_INNER_KEYS: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     /// Looked at one by one; ascending.
-    ranks: Box<[u32]>,
+    ranks: SmallVec<[u32; 4]>,
     /// The others, by a value that each of them asks for.
     by_value: Box<[ByValue]>,
 }
@@ -109,7 +110,7 @@ impl Candidates {
     /// Betters `best`, where a rule of better rank matches. `length` is what of the path led here.
     pub(super) fn find<R: RequestView>(
         &self,
-        checks: &[Box<[Check]>],
+        checks: &Checks,
         length: usize,
         subject: &Subject<'_, R>,
         best: &mut Best,
@@ -123,7 +124,7 @@ impl Candidates {
             }
         }
         let mut better = self.ranks.iter().take_while(|rank| **rank < best.rank);
-        if let Some(&rank) = better.find(|rank| checks[**rank as usize].iter().all(|check| check.holds(subject))) {
+        if let Some(&rank) = better.find(|rank| checks.hold(**rank, subject)) {
             *best = Best { rank, matched_prefix_len: length };
         }
     }

@@ -11,8 +11,8 @@ use headwater_model::alb::{Domain, Frontend, Rule as Written};
 use headwater_model::cluster::Cluster;
 use headwater_model::finding::{Finding, Severity};
 use headwater_model::gateway::{
-    Action, AllowedOrigin, Auth, Backend, Balance, Cors, Filters, Forward, HeaderEdits, HostPattern, Match,
-    PathRewrite, PoolId, Precedence, Refuse, RouteTimeouts, Rule, RuleSource, StreamBackend, StreamRoute,
+    Action, AllowedOrigin, Auth, Backend, Balance, Cors, FilterSteps, Filters, Forward, HeaderEdits, HostPattern,
+    Match, PathRewrite, PoolId, Precedence, Refuse, RouteTimeouts, Rule, RuleSource, StreamBackend, StreamRoute,
     StreamTimeouts, Trace, UrlRewrite,
 };
 use headwater_model::object::ServiceBackendPort;
@@ -503,7 +503,7 @@ impl Part<'_, '_> {
             return Err(Closed);
         }
         let rewrite = Some(rewrite).filter(|rewrite| *rewrite != UrlRewrite::default());
-        Ok(Filters { cors, rewrite, request_headers, response_headers })
+        Ok(FilterSteps { cors, rewrite, request_headers, response_headers }.into())
     }
 
     /// An entry that is no origin is left out: nobody is let in by a mistake.

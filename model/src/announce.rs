@@ -35,7 +35,8 @@ pub struct Vip {
     pub address: IpAddr,
     /// The Service.
     pub origin: Origin,
-    /// Text of the first address of the Service, by which its announcer is elected on layer 2.
+    /// Text of the first address of the Service, by which its announcer is elected on layer 2; of a shared address that of
+    /// the first Service by name.
     pub first: Arc<str>,
     /// Name of the IPAddressPool that has it.
     pub pool: Arc<str>,

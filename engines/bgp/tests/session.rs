@@ -368,3 +368,54 @@ fn ten_thousand_prefixes_take_few_messages_and_a_peer_that_does_not_read_costs_l
     assert!((500_000..520_000).contains(&total), "{total}");
     assert_eq!(led.session.status().announced, 100_000);
 }
+
+/// One optional parameter for each capability, as some routers have it.
+fn scattered(asn: u16, hold: u16, capabilities: &[&[u8]]) -> Vec<u8> {
+    let parameters: Vec<u8> = capabilities.iter().flat_map(|one| [&[2, one.len() as u8][..], one].concat()).collect();
+    let [a, b] = asn.to_be_bytes();
+    let [c, d] = hold.to_be_bytes();
+    peer::message(1, &[&[4, a, b, c, d, 192, 0, 2, 1, parameters.len() as u8][..], &parameters].concat())
+}
+
+#[test]
+fn opens_of_many_routers_are_taken() {
+    let four = capability(65, &64513u32.to_be_bytes());
+    // Route refresh by both its numbers, enhanced, additional paths, FQDN, long-lived graceful restart.
+    let (refresh, old_refresh, enhanced) = (capability(2, &[]), capability(128, &[]), capability(70, &[]));
+    let paths = capability(69, &[0, 1, 1, 1, 0, 2, 1, 1]);
+    let name = capability(73, &[&[3][..], b"tor", &[0]].concat());
+    let graceful = capability(64, &[0x40, 120, 0, 1, 1, 0]);
+    let lived = capability(71, &[0, 1, 1, 0, 0, 0, 60]);
+    let with = |parts: &[&[u8]]| peer::Open { capabilities: parts.concat(), ..Open::default() }.message();
+    for (what, open, four_octet, hold) in [
+        (
+            "capabilities in one parameter",
+            with(&[&IPV4, &IPV6, &refresh, &enhanced, &paths, &name, &graceful]),
+            true,
+            90,
+        ),
+        ("one for each", scattered(64513, 30, &[&IPV4, &old_refresh, &refresh, &four, &lived]), true, 30),
+        (
+            "a short graceful restart, and two octets",
+            scattered(64513, 180, &[&IPV4, &refresh, &capability(64, &[0, 180])]),
+            false,
+            90,
+        ),
+        ("nothing", scattered(64513, 90, &[]), false, 90),
+        (
+            "other families beside",
+            with(&[&capability(1, &[0, 25, 0, 70]), &capability(1, &[0, 1, 0, 128]), &IPV4]),
+            true,
+            90,
+        ),
+        ("no hold time", scattered(64513, 0, &[&IPV4, &four]), true, 0),
+    ] {
+        let mut led = Led::new(config());
+        led.connect();
+        led.receive(OUT, &open);
+        led.receive(OUT, &keepalive());
+        let negotiated = led.session.status().negotiated;
+        let found = negotiated.map(|found| (found.peer_asn, found.four_octet, found.hold));
+        assert_eq!(found, Some((Asn(64513), four_octet, hold)), "{what}");
+    }
+}

@@ -187,6 +187,11 @@ impl Announcer {
                 self.holders.remove(address);
             }
         }
+        if before != now {
+            // By what it begins with, those who share another address with it may be elected.
+            let kept = before.intersection(&now).filter_map(|address| self.holders.get(address)).flatten();
+            others.extend(kept.filter(|other| *other != id).cloned());
+        }
         others
     }
 
@@ -227,6 +232,13 @@ impl Announcer {
         let addresses = self.addresses_of(service);
         let Some(first) = addresses.first() else { return Vec::new() };
         let first: Arc<str> = first.to_string().into();
+        // Services that share an address have one announcer for it, whichever is the first of each.
+        let first_of = |address: IpAddr| {
+            let holders = self.holders.get(&address).filter(|holders| holders.len() > 1);
+            let leader = holders.and_then(BTreeSet::first).and_then(|id| cluster.services.get(id));
+            let theirs = leader.and_then(|leader| self.addresses_of(leader).first().copied());
+            theirs.map_or_else(|| first.clone(), |theirs| theirs.to_string().into())
+        };
         let is_local = service.spec.external_traffic_policy.as_deref() == Some("Local");
         let (is_served, serving) = self.serving(cluster, service);
         let serving = Arc::new(serving);
@@ -237,7 +249,7 @@ impl Announcer {
             let mut vip = Vip {
                 address,
                 origin: service.origin(),
-                first: first.clone(),
+                first: first_of(address),
                 pool: pool.name(),
                 is_local,
                 is_served,

@@ -338,6 +338,34 @@ fn why_a_node_sends_no_route_is_told() {
     assert_eq!(why(&stage, "a"), Silence::NoEndpoints);
     stage.set(node("a", json!({EXCLUDE_BALANCERS_LABEL: ""})));
     assert_eq!(why(&stage, "a"), Silence::NodeLabeledExcludeBalancers);
+    let unavailable = json!({"conditions": [{"type": "NetworkUnavailable", "status": "True"}]});
+    stage.set(Object::Node(read::<Node>(json!({"metadata": {"name": "a"}, "status": unavailable}))));
+    assert_eq!(why(&stage, "a"), Silence::NodeNetworkUnavailable);
+}
+
+#[test]
+fn who_shares_an_address_has_the_same_announcer_for_it() {
+    let mut stage = Stage::new();
+    let firsts = |stage: &Stage| -> Vec<String> {
+        let all = stage.announcer.announcements().vips;
+        all.iter().map(|vip| format!("{} {} {}", vip.origin.key.id.name, vip.address, vip.first)).collect()
+    };
+    stage.set(slice("alone", on(&["a"])));
+    // Of the other Service the shared address is the only one: by itself it would be elected by that.
+    stage.set(service("alone", json!({}), &["2001:db8::7"]));
+    let shared = ["alone 2001:db8::7 2001:db8::7", "web 192.0.2.7 192.0.2.7", "web 2001:db8::7 2001:db8::7"];
+    assert_eq!(firsts(&stage), shared);
+    // The one that comes first by name leads, with whatever its own first address is.
+    stage.set(service("alone", json!({}), &["192.0.2.9", "2001:db8::7"]));
+    let led = [
+        "alone 192.0.2.9 192.0.2.9",
+        "alone 2001:db8::7 192.0.2.9",
+        "web 192.0.2.7 192.0.2.7",
+        "web 2001:db8::7 192.0.2.9",
+    ];
+    assert_eq!(firsts(&stage), led);
+    stage.change(&Change::Removed(ObjectKey::new(Kind::Service, "shop", "alone")));
+    assert_eq!(firsts(&stage), ["web 192.0.2.7 192.0.2.7", "web 2001:db8::7 192.0.2.7"]);
 }
 
 #[test]

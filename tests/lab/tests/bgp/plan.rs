@@ -153,3 +153,69 @@ fn names_of_communities_are_looked_up_and_an_unknown_one_silences_its_advertisem
     let after = planned(&cluster, both(), "n1");
     assert_eq!((communities(&after).len(), after.unknown.len()), (2, 0));
 }
+
+/// What the Services of these names are announced by: each at an address of its own, in one network.
+fn of_services(services: &[(&str, Arc<BgpOffer>)]) -> Announcements {
+    let vips = services.iter().zip(7u8..).map(|((name, offer), last)| {
+        let key = ObjectKey { kind: Kind::Service, id: NamespacedName::new("shop", *name) };
+        let mut vip = (*announcements(vec![offer.clone()]).vips[0]).clone();
+        (vip.address, vip.origin.key) = ([198, 51, 100, last].into(), key);
+        Arc::new(vip)
+    });
+    Announcements { vips: vips.collect(), ..Announcements::default() }
+}
+
+fn network(local_preference: Option<u32>) -> Arc<BgpOffer> {
+    let mut offer = (*offer("net", &[], vec![])).clone();
+    (offer.prefix, offer.local_preference) = ("198.51.100.0/24".parse().unwrap(), local_preference);
+    Arc::new(offer)
+}
+
+#[test]
+fn a_network_of_several_services_stays_until_the_last_of_them_goes() {
+    let mut cluster = Cluster::default();
+    node(&mut cluster, "n1", "a");
+    peer(&mut cluster, "router", json!({}));
+    let mut memory = Memory::default();
+    let mut plan_now = |services: &[(&str, Arc<BgpOffer>)]| {
+        let routers = Routers::of(&cluster, NAMESPACE, "n1");
+        plan(&of_services(services), &routers, &Heard::new(), "n1", &mut memory)
+    };
+    let both = plan_now(&[("web", network(None)), ("api", network(None))]);
+    assert_eq!((prefixes(&both, "router"), both.services.len()), (1, 2));
+    let one = plan_now(&[("api", network(None))]);
+    assert!(Arc::ptr_eq(&both.plan.peers["router"].routes, &one.plan.peers["router"].routes), "it is told anew");
+    assert_eq!(one.services.len(), 1);
+    let none = plan_now(&[]);
+    assert_eq!((prefixes(&none, "router"), none.services.len()), (0, 0));
+    // Advertisements of one network that contradict each other silence both Services, and say so.
+    let torn = plan_now(&[("web", network(Some(100))), ("api", network(Some(200)))]);
+    assert_eq!((prefixes(&torn, "router"), torn.services.len(), torn.silent.len()), (0, 0, 1));
+}
+
+#[test]
+fn peers_and_addresses_follow_what_objects_say_now() {
+    let mut cluster = Cluster::default();
+    node(&mut cluster, "n1", "a");
+    peer(&mut cluster, "rack-a", json!({"nodeSelectors": [{"matchLabels": {"rack": "a"}}]}));
+    peer(
+        &mut cluster,
+        "rack-b",
+        json!({"nodeSelectors": [{"matchExpressions": [{"key": "rack", "operator": "In", "values": ["b", "c"]}]}]}),
+    );
+    let names = |cluster: &Cluster| -> Vec<String> {
+        let planned = planned(cluster, vec![offer("ad", &[], vec![])], "n1");
+        planned.plan.peers.keys().map(ToString::to_string).collect()
+    };
+    assert_eq!(names(&cluster), ["rack-a"]);
+    node(&mut cluster, "n1", "b");
+    assert_eq!(names(&cluster), ["rack-b"]);
+    node(&mut cluster, "n1", "d");
+    assert_eq!(names(&cluster), [""; 0]);
+    // One that is removed and comes again under another address is another session.
+    node(&mut cluster, "n1", "a");
+    peer(&mut cluster, "rack-a", json!({"peerAddress": "10.0.0.9"}));
+    let moved = planned(&cluster, vec![offer("ad", &[], vec![])], "n1");
+    assert_eq!(moved.plan.peers["rack-a"].peer.session.transport.address.to_string(), "10.0.0.9");
+    assert_eq!(prefixes(&moved, "rack-a"), 1);
+}

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
+use clap::ValueEnum;
 use headwater_addresses::{AddressMetrics, Addresses, Class, Settings};
 use headwater_admission::{
     AdmissionConfig, AdmissionMetrics, AdmissionServer, Candidate, Certificate, Judge, Lives, Managed,
 };
 use headwater_control::status::{StatusWriter, clear_all, parse_address};
-use headwater_control::{Controller, Oracle, Publish};
+use headwater_control::{Controller, Oracle, Publish, RuleWriter};
 use headwater_kube_io::{ApiServer, Leadership, LeaseName, Reader, Timing, unique_identity};
 use headwater_model::alb::Domain;
 use headwater_model::cluster::Change;
@@ -95,12 +96,23 @@ struct OperatorArgs {
     /// Secret to fetch that image with, in the namespace of each ALB2; may be given several times
     #[arg(long, value_name = "NAME", requires = "alb_image")]
     alb_pull_secret: Vec<String>,
+    /// Whether the paths of Ingresses that ALB2s serve are also written as Rule objects, for `kubectl get rule`
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = IngressRules::Virtual)]
+    ingress_rules: IngressRules,
     /// ClusterRole that gateways of ALB2s are bound to
     #[arg(long, value_name = "NAME", requires = "alb_image", default_value = "headwater-alb")]
     alb_cluster_role: String,
     /// Role that gateways of ALB2s are bound to in its namespace, as namespace/name; may be given several times
     #[arg(long, value_name = "NAMESPACE/NAME", requires = "alb_image", value_parser = namespaced_name)]
     alb_role: Vec<NamespacedName>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum IngressRules {
+    /// No: they are served, and nothing is written
+    Virtual,
+    /// Yes: the leader keeps a Rule for each, which shows it and is not served by itself
+    Objects,
 }
 
 #[derive(clap::Args)]
@@ -156,7 +168,8 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
         None => Publish::Addresses(args.publish_address.clone()),
     };
     // Secrets are none of its business.
-    let mut options = Options { reads_secrets: false, ..args.cluster.options() };
+    let shows_ingress_rules = args.operator.ingress_rules == IngressRules::Objects;
+    let mut options = Options { reads_secrets: false, shows_ingress_rules, ..args.cluster.options() };
     let mut selection = args.cluster.selection(&namespace, true);
     if args.operator.alb_image.is_some() {
         // Gateways are made for all of them.
@@ -184,6 +197,7 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
         Addresses::start(&server, &leadership, settings, AddressMetrics::register(&registry))
     });
     let controller = Controller::follow(&server, selection, options, publish, args.services, writer, &registry);
+    let rules = shows_ingress_rules.then(|| RuleWriter::start(&server, &leadership, controller.shown()));
     let operator = args.operator.installation(&namespace, args.cluster.labels.domain()).map(|installation| {
         let fleet = server.watch_gateways(&namespace, &format!("{label}={value}"));
         Operator::start(&server, args.cluster.namespaces(&namespace), &leadership, fleet, &name, installation)
@@ -232,6 +246,7 @@ pub(crate) async fn run(args: Args, level: LogLevel) -> anyhow::Result<ExitCode>
     if let Some(webhook) = webhook {
         webhook.await.context("webhook")?;
     }
+    drop(rules);
     if let Some(operator) = operator {
         operator.stop().await;
     }

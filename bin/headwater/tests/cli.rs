@@ -524,6 +524,40 @@ fn check_reads_directories_and_says_what_is_none() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn check_prints_what_the_kernel_needs_where_a_gateway_is_to_connect_as_its_clients() -> Result<()> {
+    let gateway = |transparent: bool| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {{name: headwater}}\nspec:\n  \
+             controller: headwater.dev/ingress\n  parameters: {{apiGroup: headwater.dev, kind: GatewaySettings, \
+             scope: Namespace, namespace: edge, name: public}}\n---\n\
+             apiVersion: headwater.dev/v1alpha1\nkind: GatewaySettings\nmetadata: {{name: public, namespace: edge}}\n\
+             spec:\n  listeners:\n    - {{name: db, port: 5432, protocol: TCP, \
+             backends: [{{service: shop/db, port: 5432}}], clientAddress: {{transparent: {transparent}}}}}\n---\n\
+             apiVersion: v1\nkind: Service\nmetadata: {{name: db, namespace: shop}}\nspec: {{ports: [{{port: 5432}}]}}\n"
+        )
+    };
+    let page = include_str!("../../../docs/l4.md");
+    let (_, block) = page.split_once("```sh\nnft -f - ").context("docs/l4.md has no commands")?;
+    let (block, _) = block.split_once("```").context("docs/l4.md: the commands have no end")?;
+    for asked in [true, false] {
+        let output = check("-", &gateway(asked), &[])?;
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(0), "{said}");
+        assert_eq!(said.contains(block), asked, "docs/l4.md says otherwise: {said}");
+        for line in [
+            "nft -f - <<'END'",
+            "ip -4 rule add priority 91 fwmark 0x1858/0xffff lookup 18520",
+            "ip -6 route replace local default dev lo table 18520",
+        ] {
+            assert_eq!(said.lines().any(|other| other == line), asked, "{line}: {said}");
+        }
+        let report: Value = serde_json::from_slice(&check("-", &gateway(asked), &["-o", "json"])?.stdout)?;
+        assert_eq!(report["transparent_commands"].is_string(), asked, "{report:#}");
+    }
+    Ok(())
+}
+
 /// Runs a line of the tour as a person would.
 fn shell(line: &str) -> Result<Output> {
     let folder = Path::new(env!("CARGO_BIN_EXE_headwater")).parent().context("folder of the binary")?;

@@ -25,5 +25,6 @@ pub use published::ServedByAlbs;
 
 pub(crate) use port::{Place, Taken};
 pub(crate) use state::{Albs, Tools};
+pub use state::{MANAGED_BY, Shown, ShownFrontend, ShownRule};
 pub(crate) use view::Census;
 pub use view::SETTINGS_ANNOTATION;

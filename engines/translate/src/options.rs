@@ -62,6 +62,8 @@ pub struct Options {
     /// Whether Secrets can be read. Where they cannot (a controller without the right to), nothing is said about them
     /// and none is asked for.
     pub reads_secrets: bool,
+    /// Whether [`Translator::shown`](crate::Translator::shown) is asked for.
+    pub shows_ingress_rules: bool,
     /// Port of the default HTTP listener in place of 80, for settings that list no listeners.
     pub http_port: Option<u16>,
     /// Port of the default HTTPS listener in place of 443.
@@ -90,6 +92,7 @@ impl Default for Options {
             interfaces: None,
             default_certificate: None,
             reads_secrets: true,
+            shows_ingress_rules: false,
             http_port: None,
             https_port: None,
             published_https_port: None,

@@ -22,7 +22,7 @@ use headwater_model::metallb::judge::{is_judged, judge};
 use headwater_model::object::{Ingress, IngressBackend, IngressServiceBackend, Metadata, ServiceBackendPort};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey, Origin};
 
-use crate::alb::{Albs, Place, ServedByAlbs, Taken, Tools};
+use crate::alb::{Albs, Place, ServedByAlbs, Shown, Taken, Tools};
 use crate::annotations::Annotated;
 use crate::auth::{self, Server, Sources};
 use crate::certificate::CertificateError;
@@ -221,6 +221,11 @@ impl Translator {
     /// have changed themselves.
     pub fn moved(&self) -> impl Iterator<Item = &NamespacedName> {
         self.albs.moved()
+    }
+
+    /// The paths of Ingresses that ALB2s serve as Rules, and the Frontends that those need.
+    pub fn shown(&self, cluster: &Cluster) -> Shown {
+        self.albs.shown(cluster)
     }
 
     fn collect_wanted(&mut self) {

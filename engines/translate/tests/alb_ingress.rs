@@ -155,6 +155,73 @@ fn annotations_do_what_the_manual_says() {
 }
 
 #[test]
+fn redirects_of_annotations_are_those_of_upstreams_cases_at_each_port() {
+    let own = |name: &str, value: &str| json!({(format!("alb.ingress.cpaas.io/{name}")): value});
+    let both = |a: Value, b: Value| {
+        let mut both = a;
+        both.as_object_mut().unwrap().extend(b.as_object().unwrap().clone());
+        both
+    };
+    let ssl = || json!({nginx("ssl-redirect"): "true"});
+    let port = || both(own("redirect-host", "b.example"), own("redirect-port", "22343"));
+    let permanent = || json!({nginx("permanent-redirect"): "https://b.example/x"});
+    let temporal = || json!({nginx("temporal-redirect"): "https://c.example/"});
+    // At port 80 of the host that has a certificate, at port 443 of it, and at port 80 of the host that has none.
+    for (annotations, expected) in [
+        (json!({}), ["-", "-", "-"]),
+        (ssl(), ["308 https", "-", "-"]),
+        (json!({nginx("force-ssl-redirect"): "true"}), ["308 https", "-", "308 https"]),
+        (both(ssl(), port()), ["308 https b.example 22343", "308 https b.example 22343", "302 b.example 22343"]),
+        (permanent(), ["301 https://b.example/x"; 3]),
+        (both(permanent(), json!({nginx("permanent-redirect-code"): "308"})), ["308 https://b.example/x"; 3]),
+        (both(permanent(), temporal()), ["302 https://c.example/"; 3]),
+    ] {
+        // The Service of a path that leads elsewhere need not exist.
+        let paths = |host: &str| rule(host, vec![path("/", "Prefix", "web")]);
+        let ingress = web(vec![paths("a.example"), paths("plain.example")]);
+        let ingress = annotated(with_tls(ingress, &["a.example"], "shop-tls"), annotations.clone());
+        let translation = embedded([service("shop/web", 80), alb(json!({})), ingress]);
+        let at = |port: u16, index: usize| {
+            let field = format!("spec.rules[{index}].http.paths[0]");
+            let rule = rules(&translation.snapshot, port).into_iter().find(|rule| *rule.field == *field).unwrap();
+            let Action::Redirect(redirect) = rule.action else { return "-".to_owned() };
+            let (scheme, host) =
+                (redirect.scheme.as_deref().map(str::to_owned), redirect.host.as_deref().map(str::to_owned));
+            let location = redirect.location.as_deref().map(str::to_owned);
+            let port = redirect.port.map(|port| port.to_string());
+            let words = [Some(redirect.status.to_string()), location, scheme, host, port];
+            words.into_iter().flatten().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!([at(80, 0), at(443, 0), at(80, 1)], expected, "{annotations}");
+    }
+    let gone = with(
+        ingress("shop/web", vec![rule("a.example", vec![path("/", "Prefix", "gone")])]),
+        "spec.ingressClassName",
+        json!("demo"),
+    );
+    let translation = embedded([alb(json!({})), annotated(gone, permanent())]);
+    assert!(
+        matches!(rules(&translation.snapshot, 80)[0].action, Action::Redirect(_)),
+        "its Service is never asked for"
+    );
+}
+
+#[test]
+fn timeouts_of_annotations_are_seconds_unless_they_say_milliseconds_and_one_that_is_too_long_is_dropped_alone() {
+    let read = |connect: &str| {
+        let annotations = json!({
+            (nginx("proxy-connect-timeout")): connect, (nginx("proxy-send-timeout")): "3", (nginx("proxy-read-timeout")): "1.5",
+        });
+        let Action::Forward(forward) = annotated_at(80, json!({}), "a.example", annotations).action else { panic!() };
+        [forward.timeouts.connect, forward.timeouts.send, forward.timeouts.idle].map(|timeout| timeout.as_millis())
+    };
+    assert_eq!(read("10s"), [10_000, 3_000, 1_500]);
+    assert_eq!(read("1000"), [1_000_000, 3_000, 1_500]);
+    assert_eq!(read("250ms"), [250, 3_000, 1_500]);
+    assert_eq!(read("5000000"), [5_000, 3_000, 1_500], "more than 2^32 - 1 ms");
+}
+
+#[test]
 fn auth_of_the_alb_counts_until_an_annotation_says_otherwise() {
     let users = json!({"kind": "Secret", "metadata": meta("shop/users"), "stringData": {"auth": "foo:$apr1$qICNZ61Q$2iooiJVUAMmprq258/ChP1"}});
     let config = json!({"auth": {"basic": {"realm": "alb", "secret": "shop/users", "secret_type": "auth-file", "auth_type": "basic"}}});
@@ -366,4 +433,107 @@ fn tracing_of_an_ingress_is_merged_field_by_field_below_frontend_and_alb() {
     let ingress = annotated(web(vec![at("a.example", "/", "Prefix")]), json!({enable: "true"}));
     let told = told(&embedded(shop([alb(json!({})), ingress])));
     assert!(told.iter().any(|told| told.contains("there is no collector")), "{told:?}");
+}
+
+/// What a World shows, as objects that somebody could have written.
+fn shown_objects(world: &World) -> Vec<Value> {
+    let shown = world.translator.shown(&world.cluster);
+    let object = |kind: &str, id: &NamespacedName, body: &Value| {
+        let mut object = body.clone();
+        object["kind"] = kind.into();
+        object["metadata"]["namespace"] = (*id.namespace).into();
+        object["metadata"]["name"] = (*id.name).into();
+        object
+    };
+    let frontends = shown.frontends.iter().map(|(id, frontend)| object("Frontend", id, &frontend.body));
+    let rules = shown.rules.iter().map(|(id, rule)| {
+        assert_eq!(rule.frontend.namespace, id.namespace);
+        object("Rule", id, &rule.body)
+    });
+    frontends.chain(rules).collect()
+}
+
+#[test]
+fn what_shows_an_ingress_says_what_upstream_would_have_written_and_serves_nothing_twice() {
+    let namespace = json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"cpaas.io/project": "p"}}});
+    let config = json!({"defaultSSLCert": "certs/default", "defaultSSLStrategy": "Both"});
+    let annotations = json!({
+        nginx("rewrite-target"): "/$1",
+        "alb.cpaas.io/ingress-rule-priority-0-0": "3",
+        "alb.ingress.cpaas.io/rewrite-request": "{\"headers\":{\"a\":\"b\"}}",
+    });
+    let ingress = annotated(web(vec![at("a.example", "/a(.*)", "ImplementationSpecific")]), annotations);
+    let (mut world, before) = World::new(Options::embedded(), shop([namespace, alb(config), ingress.clone()]));
+    let objects = shown_objects(&world);
+    let of = |kind: &str, frontend: &str| {
+        let label = |object: &&Value| object["metadata"]["labels"]["alb2.cpaas.io/frontend"] == frontend;
+        let named = |object: &&Value| object["metadata"]["name"] == frontend;
+        let found = objects.iter().filter(|object| object["kind"] == kind);
+        let mut found = found.filter(|object| if kind == "Rule" { label(object) } else { named(object) });
+        found.next().cloned().unwrap_or_default()
+    };
+    assert_eq!(objects.len(), 4, "{objects:#?}");
+    let source = json!({"name": "web", "namespace": "shop", "type": "ingress"});
+    assert_eq!(of("Frontend", "demo-00080")["spec"], json!({"port": 80, "protocol": "http", "source": source}));
+    let https = of("Frontend", "demo-00443");
+    assert_eq!(https["spec"]["certificate_name"], "certs_default");
+    assert_eq!(https["metadata"]["labels"], json!({"alb2.cpaas.io/name": "demo"}));
+    let rule = of("Rule", "demo-00080");
+    assert_eq!(rule["metadata"]["name"].as_str().unwrap().len(), "demo-00080-".len() + 16);
+    assert_eq!(
+        rule["metadata"]["labels"],
+        json!({
+            "alb2.cpaas.io/name": "demo", "alb2.cpaas.io/frontend": "demo-00080", "alb2.cpaas.io/source-type": "ingress",
+            "alb2.cpaas.io/source-name": "web", "alb2.cpaas.io/source-ns": "shop", "alb2.cpaas.io/source-index": "0-0",
+            "cpaas.io/project": "p", "app.kubernetes.io/managed-by": "headwater-ingress",
+        })
+    );
+    assert_eq!(
+        rule["metadata"]["annotations"],
+        json!({
+            "alb2.cpaas.io/source-ingress-rule-index": "0", "alb2.cpaas.io/source-ingress-path-index": "0",
+            "alb.rule.cpaas.io/rewrite-request": "{\"headers\":{\"a\":\"b\"}}",
+        })
+    );
+    let dslx = json!([
+        {"type": "URL", "values": [["REGEX", "^/a(.*)"]]}, {"type": "HOST", "values": [["EQ", "a.example"]]}]);
+    assert_eq!(
+        rule["spec"],
+        json!({
+            "description": "shop/web:80:0", "domain": "a.example", "url": "/a(.*)", "rewrite_base": "/a(.*)",
+            "rewrite_target": "/$1", "priority": 3, "enableCORS": false, "source": source, "dslx": dslx,
+            "dsl": "[\"AND\",[\"REGEX\",\"URL\",\"^/a(.*)\"],[\"EQ\",\"HOST\",\"a.example\"]]",
+            "serviceGroup": {"services": [{"name": "web", "namespace": "shop", "port": 80, "weight": 100}]},
+        })
+    );
+
+    // With all of them written it serves as before, and nothing is left to be made.
+    let mut after = None;
+    for object in objects.clone() {
+        after = Some(world.set(object));
+    }
+    let after = after.unwrap();
+    for port in [80, 443] {
+        let names = |translation: &Translation| -> Vec<String> {
+            rules(&translation.snapshot, port).iter().map(|rule| rule.precedence.tie.to_string()).collect()
+        };
+        assert_eq!(names(&before).len(), 1);
+        assert_eq!(names(&before), names(&after), "{port}");
+    }
+    assert_eq!(told(&after), told(&before));
+    let names = |objects: &[Value]| -> Vec<Value> {
+        let rules = objects.iter().filter(|object| object["kind"] == "Rule");
+        rules.map(|object| object["metadata"]["name"].clone()).collect()
+    };
+    let left = shown_objects(&world);
+    assert_eq!((left.len(), names(&left)), (2, names(&objects)), "the Frontends are there");
+
+    // Another path in its place has its name; without the Ingress nothing is left.
+    let moved = with(ingress.clone(), "spec.rules", json!([at("b.example", "/", "Prefix")]));
+    world.set(moved);
+    let there = shown_objects(&world);
+    assert_eq!(names(&there), names(&objects));
+    assert_eq!(there[0]["spec"]["domain"], "b.example");
+    world.remove(ingress);
+    assert_eq!(shown_objects(&world), Vec::<Value>::new());
 }

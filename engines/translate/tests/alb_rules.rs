@@ -491,6 +491,100 @@ fn a_rule_that_cannot_be_matched_answers_503_where_it_may_be_meant() {
 }
 
 #[test]
+fn keepalive_of_a_port_is_that_of_its_frontend_with_nginxs_numbers_where_it_is_silent() {
+    let read = |protocol: &str, keepalive: Value| {
+        let mut config = json!({});
+        if !keepalive.is_null() {
+            config["keepalive"] = keepalive;
+        }
+        let more = json!({"config": config, "serviceGroup": group(&[("web", 80, 100)])});
+        let objects = shop([alb("demo", json!({})), frontend("demo", 80, protocol, more)]);
+        let connection = listener_at(&embedded(objects).snapshot, 80).connection.clone();
+        let tcp = connection.tcp_keep_alive.map(|tcp| {
+            [tcp.idle, tcp.interval]
+                .map(|time| time.map(|time| time.as_secs()).unwrap_or_default())
+                .map(|s| s.to_string())
+                .join(":")
+                + &tcp.count.map(|count| format!(":{count}")).unwrap_or_default()
+        });
+        (
+            tcp.unwrap_or_else(|| "off".to_owned()),
+            connection.idle_timeout.as_secs(),
+            connection.limits.requests_per_connection,
+        )
+    };
+    let http = |fields: Value| json!({"http": fields});
+    let tcp = |fields: Value| json!({"tcp": fields});
+    for (keepalive, probes, idle, requests) in [
+        (Value::Null, "off", 65, 1000),
+        (tcp(json!({})), "0:0", 65, 1000),
+        (tcp(json!({"idle": "60m"})), "3600:0:10", 65, 1000),
+        (tcp(json!({"idle": "30s", "interval": "10s", "count": 3})), "30:10:3", 65, 1000),
+        (tcp(json!({"count": 3})), "1800:0:3", 65, 1000),
+        (http(json!({})), "off", 75, 1000),
+        (http(json!({"timeout": "6m", "header_timeout": "5m", "requests": 2})), "off", 360, 2),
+    ] {
+        assert_eq!(read("http", keepalive.clone()), (probes.to_owned(), idle, requests), "{keepalive}");
+        assert_eq!(read("tcp", keepalive.clone()).0, probes, "carried: {keepalive}");
+    }
+}
+
+#[test]
+fn names_and_ports_get_the_certificates_of_upstreams_table_and_none_of_another_port() {
+    let secret = |name: &str| {
+        secret_of(&format!("c/{name}"), certificate(&["a.com", "b.com", "*.e.com", "*.f.com"], Algorithm::Ecdsa, 2060))
+    };
+    let tls_rule = |port: u16, domain: &str, secret: &str| {
+        let name = format!("r{port}-{}", domain.trim_start_matches("*."));
+        rule_of(&name, port, root(), json!({"domain": domain, "certificate_name": format!("c/{secret}")}))
+    };
+    let names = ["full-host", "full-host-443", "full-host-8443", "10443-default", "wildcard-host", "wildcard-host-443"];
+    let mut objects: Vec<Value> = names.iter().map(|name| secret(name)).collect();
+    objects.extend([
+        alb("demo", json!({})),
+        frontend("demo", 443, "https", json!({})),
+        frontend("demo", 8443, "https", json!({})),
+        frontend("demo", 9443, "https", json!({})),
+        frontend("demo", 10443, "https", json!({"certificate_name": "c/10443-default"})),
+        tls_rule(443, "a.com", "full-host"),
+        tls_rule(443, "b.com", "full-host-443"),
+        tls_rule(8443, "b.com", "full-host-8443"),
+        tls_rule(443, "*.e.com", "wildcard-host"),
+        tls_rule(443, "*.f.com", "wildcard-host-443"),
+    ]);
+    let translation = embedded(shop(objects));
+    assert_eq!(told(&translation), Vec::<String>::new());
+    // A name without a certificate gets the one that a gateway makes up, where upstream ends the handshake.
+    for (name, port, upstream, ours) in [
+        (Some("a.com"), 443, Some("full-host"), Some("full-host")),
+        (None, 10443, Some("10443-default"), Some("10443-default")),
+        (None, 443, None, None),
+        (Some("a.com"), 8443, Some("full-host"), None),
+        (Some("b.com"), 443, Some("full-host-443"), Some("full-host-443")),
+        (Some("b.com"), 8443, Some("full-host-8443"), Some("full-host-8443")),
+        (Some("b.com"), 9443, None, None),
+        // Upstream with FallbackDefaultPortCert.
+        (Some("b.com"), 10443, Some("10443-default"), Some("10443-default")),
+        (Some("c.com"), 443, None, None),
+        (Some("a.e.com"), 443, Some("wildcard-host"), Some("wildcard-host")),
+        (Some("c.e.com"), 443, Some("wildcard-host"), Some("wildcard-host")),
+        (Some("b.c.e.com"), 443, None, None),
+        (Some("c.e.com"), 8443, Some("wildcard-host"), None),
+        (Some("a.f.com"), 8443, None, None),
+        (Some("a.f.com"), 443, Some("wildcard-host-443"), Some("wildcard-host-443")),
+    ] {
+        let tls = listener_at(&translation.snapshot, port).tls.clone().unwrap();
+        let exact = name.and_then(|name| tls.exact.get(name));
+        let wild = || name.and_then(|name| tls.wildcard.get(name.split_once('.')?.1));
+        let found = exact.or_else(wild).map(|found| &found[0]).or(tls.default.as_ref());
+        let found = found.map(|found| found.origin.key.id.name.to_string());
+        assert_eq!(found.as_deref(), ours, "{name:?} {port}");
+        // Certificates of other ports do not count: docs/alb.md says so among the differences.
+        assert!(ours == upstream || (ours.is_none() && port == 8443), "{name:?} {port}");
+    }
+}
+
+#[test]
 fn certificates_are_chosen_by_name_and_port() {
     let secret = |id: &str, names: &[&str]| secret_of(id, certificate(names, Algorithm::Ecdsa, 2060));
     let tls_rule = |name: &str, port: u16, domain: &str, secret: &str| {

@@ -16,6 +16,7 @@ use headwater_model::observed::{Observed, PublishedAddress};
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 use headwater_process::metrics::Registry;
 use headwater_service_nat::Conflicts;
+use headwater_translate::alb::Shown;
 use headwater_translate::{Options, Served, Translator};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -24,6 +25,17 @@ use crate::findings::Report;
 use crate::status::{ServedAs, StatusEvent, StatusWriter, published_by};
 use crate::what_if::{Consequences, what_if};
 use crate::{Findings, clock, metrics};
+
+/// Kinds that change which Rules show Ingresses.
+const SHOWN_BY: [Kind; 7] = [
+    Kind::Ingress,
+    Kind::IngressClass,
+    Kind::GatewaySettings,
+    Kind::Alb2,
+    Kind::Frontend,
+    Kind::Namespace,
+    Kind::Service,
+];
 
 /// Questions that wait for an answer.
 const QUESTIONS: usize = 64;
@@ -41,6 +53,7 @@ pub enum Publish {
 pub struct Controller {
     findings: watch::Receiver<Arc<Findings>>,
     started: watch::Receiver<bool>,
+    shown: watch::Receiver<Option<Arc<Shown>>>,
     questions: mpsc::Sender<Question>,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<StatusWriter>>,
@@ -81,6 +94,8 @@ impl Controller {
         register_writes(registry, &writer);
         let (report, findings) = Report::new();
         let (first, started) = watch::channel(false);
+        let (show, shown) = watch::channel(None);
+        let show = options.shows_ingress_rules.then_some(show);
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let (stop, stopped) = oneshot::channel();
         let state = State {
@@ -96,9 +111,10 @@ impl Controller {
             writer,
             report,
             first,
+            show,
         };
         let task = tokio::spawn(state.run(asked, stopped));
-        Self { findings, started, questions, stop: Some(stop), task: Some(task) }
+        Self { findings, started, shown, questions, stop: Some(stop), task: Some(task) }
     }
 
     /// The latest findings; changes with them.
@@ -109,6 +125,12 @@ impl Controller {
     /// Whether everything was read once.
     pub fn started(&self) -> watch::Receiver<bool> {
         self.started.clone()
+    }
+
+    /// Ingresses as Rules, from when everything was read once; only with
+    /// [`shows_ingress_rules`](Options::shows_ingress_rules).
+    pub fn shown(&self) -> watch::Receiver<Option<Arc<Shown>>> {
+        self.shown.clone()
     }
 
     pub fn oracle(&self) -> Oracle {
@@ -152,6 +174,7 @@ struct State {
     writer: StatusWriter,
     report: Report,
     first: watch::Sender<bool>,
+    show: Option<watch::Sender<Option<Arc<Shown>>>>,
 }
 
 /// What the engines find, together. The same pointer as before while theirs are.
@@ -229,10 +252,27 @@ impl State {
         if let Some(findings) = self.report.update(found, batch.findings, None) {
             self.writer.tell(StatusEvent::Findings(findings)).await;
         }
-        if self.source.pending() == 0 && !*self.first.borrow() {
+        let is_first = self.source.pending() == 0 && !*self.first.borrow();
+        if is_first {
             self.first.send_replace(true);
             self.writer.tell(StatusEvent::Synced).await;
         }
+        if *self.first.borrow() && (is_first || keys.iter().any(|key| SHOWN_BY.contains(&key.kind))) {
+            self.show_rules();
+        }
+    }
+
+    /// Ingresses as Rules, for who writes those.
+    fn show_rules(&self) {
+        let Some(show) = &self.show else { return };
+        let shown = self.translator.shown(&self.cluster);
+        show.send_if_modified(|known| {
+            let differs = known.as_deref() != Some(&shown);
+            if differs {
+                *known = Some(Arc::new(shown));
+            }
+            differs
+        });
     }
 
     fn served(&self, id: &NamespacedName) -> Option<ServedAs> {

@@ -1,5 +1,6 @@
 //! Cases of the ALB's own tests that need sockets: ports that clash or share a number, tries, rewrites, keep-alive.
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 
 use anyhow::{Context, Result};
@@ -202,5 +203,48 @@ fn an_ingress_may_have_a_long_name_and_no_paths_and_name_its_port() -> Result<()
     let ask = |host: &str| RawClient::connect(local(port))?.request(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
     assert_eq!(ask("a.test")?.seen().with_context(|| format!("{:?}", stand.findings()))?.name(), "app");
     assert_eq!(ask("empty.test")?.status, 404);
+    Ok(())
+}
+
+#[test]
+fn an_endpoint_that_falls_silent_is_asked_once_whatever_the_method_and_a_carried_port_ends() -> Result<()> {
+    let silent = RawOrigin::start(|conn| conn.read_to_end().map(drop))?;
+    let halting = RawOrigin::start(|conn| {
+        conn.read_until(b"\r\n\r\n")?;
+        conn.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")?;
+        conn.read_to_end().map(drop)
+    })?;
+    let (web, carried) = (free_port()?, free_port()?);
+    let timeout =
+        "config: {timeout: {proxy_connect_timeout_ms: 3000, proxy_send_timeout_ms: 300, proxy_read_timeout_ms: 300}}";
+    let manifests = [
+        alb(""),
+        frontend("web", web, "http", &group("silent")),
+        frontend("carried", carried, "tcp", &format!("{}, {timeout}", group("silent"))),
+        rule("all", &format!("dslx: [{{type: URL, values: [[STARTS_WITH, /]]}}], {}, {timeout}", group("silent"))),
+        rule("half", &format!("dslx: [{{type: URL, values: [[EQ, /half]]}}], {}, {timeout}", group("halting"))),
+        "---\n".to_owned(),
+        Stand::service("silent", "", &[silent.address()]),
+        "---\n".to_owned(),
+        Stand::service("halting", "", &[halting.address()]),
+    ];
+    let stand = Stand::start(&[("alb.yaml", manifests.concat())])?;
+    for (asked, method) in ["GET", "POST"].into_iter().enumerate() {
+        let request = format!("{method} /{method} HTTP/1.1\r\nHost: any.test\r\nContent-Length: 0\r\n\r\n");
+        let answer = RawClient::connect(local(web))?.request(request)?;
+        assert_eq!((answer.status, answer.text().as_str()), (504, "X-Error: 504\n"), "{method}");
+        assert_eq!(silent.connections().len(), asked + 1, "{method}");
+    }
+    // What began is cut, and not asked for again.
+    let mut client = RawClient::connect(local(web))?;
+    client.send("GET /half HTTP/1.1\r\nHost: any.test\r\n\r\n")?;
+    let heard = String::from_utf8(client.read_to_end()?)?;
+    assert!(heard.starts_with("HTTP/1.1 200 ") && heard.ends_with("\r\n\r\nhalf"), "{heard}");
+    assert_eq!(halting.connections().len(), 1);
+    // A carried connection ends after as long a silence.
+    let mut client = RawClient::connect(local(carried))?;
+    client.send("hello")?;
+    assert_eq!(client.read_to_end()?, b"");
+    assert_eq!(stand.log_line(|line| line["listener"] == "a-carried")?["end"], "idle");
     Ok(())
 }

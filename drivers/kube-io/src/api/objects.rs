@@ -14,6 +14,9 @@ use serde_json::Value;
 use super::connect::{ApiError, ApiServer};
 use super::write::{FIELD_MANAGER, PAGE, REQUEST_LIMIT, resource_to_read, within};
 
+/// Field manager of what shows Ingresses.
+const INGRESS_MANAGER: &str = "headwater-ingress";
+
 /// A kind of object that Headwater makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ManagedKind {
@@ -24,10 +27,13 @@ pub enum ManagedKind {
     PodDisruptionBudget,
     Service,
     IngressClass,
+    Frontend,
+    Rule,
 }
 
 impl ManagedKind {
-    /// In the order in which they are made: what others need comes first.
+    /// Those of a gateway, in the order in which they are made: what others need comes first. Frontends and Rules are
+    /// nothing that a gateway needs.
     pub const ALL: [Self; 7] = [
         Self::ServiceAccount,
         Self::RoleBinding,
@@ -61,6 +67,16 @@ impl ManagedKind {
             Self::PodDisruptionBudget => ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
             Self::Service => ("v1", "Service", "services"),
             Self::IngressClass => ("networking.k8s.io/v1", "IngressClass", "ingressclasses"),
+            Self::Frontend => ("crd.alauda.io/v1", "Frontend", "frontends"),
+            Self::Rule => ("crd.alauda.io/v1", "Rule", "rules"),
+        }
+    }
+
+    /// Labels of Frontends are applied on their own, and would take the rest of one with them.
+    fn field_manager(self) -> &'static str {
+        match self {
+            Self::Frontend | Self::Rule => INGRESS_MANAGER,
+            _ => FIELD_MANAGER,
         }
     }
 
@@ -101,7 +117,7 @@ impl ApiServer {
         if key.kind.is_namespaced() {
             body["metadata"]["namespace"] = key.namespace.as_str().into();
         }
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let parameters = PatchParams::apply(key.kind.field_manager()).force();
         let request = self.managed(key.kind, &key.namespace);
         let patch = Patch::Apply(&body);
         let applied = request.patch(&key.name, &parameters, &patch);

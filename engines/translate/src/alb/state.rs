@@ -34,7 +34,10 @@ use told::{absent, no_project, read_policies, standing};
 
 mod ingresses;
 mod rules;
+mod shown;
 mod told;
+
+pub use shown::{MANAGED_BY, Shown, ShownFrontend, ShownRule};
 
 /// What a translation works with.
 pub(crate) struct Tools<'a> {

@@ -25,8 +25,14 @@ pub async fn clear_all(server: &ApiServer, namespaces: &[String]) -> Result<usiz
             first_error.get_or_insert(error);
         }
     };
-    for kind in [Kind::Ingress, Kind::GatewaySettings] {
-        for key in server.with_our_status(kind, namespaces).await? {
+    for kind in [Kind::Ingress, Kind::GatewaySettings, Kind::Alb2, Kind::Frontend] {
+        let of_alb = matches!(kind, Kind::Alb2 | Kind::Frontend);
+        let ours = match server.with_our_status(kind, namespaces).await {
+            // Where ALB2s are not defined, or left to others, none has a status of ours.
+            Err(ApiError::NotFound { .. } | ApiError::Forbidden { .. }) if of_alb => continue,
+            ours => ours?,
+        };
+        for key in ours {
             if under_way.len() >= WRITES
                 && let Some(result) = under_way.join_next().await
             {

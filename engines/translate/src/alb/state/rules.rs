@@ -9,6 +9,7 @@ use headwater_model::cluster::Cluster;
 use headwater_model::finding::Finding;
 use headwater_model::origin::{Kind, NamespacedName, ObjectKey};
 
+use super::shown::{is_shown, not_served};
 use super::told::{missing_alb, nameless};
 use super::{Albs, Dirty, Placed, Tools, claimed, forget, wrong_reason};
 use crate::alb::port::Claim;
@@ -24,7 +25,8 @@ impl Albs {
             if let Some(placed) = self.rules.get(id) {
                 forget(&mut self.rules_of, &placed.frontend, id);
             }
-            if let Some(frontend) = cluster.rules.get(id).and_then(|rule| self.frontend_of(rule)) {
+            let rule = cluster.rules.get(id).filter(|rule| !is_shown(rule, &self.domain));
+            if let Some(frontend) = rule.and_then(|rule| self.frontend_of(rule)) {
                 self.rules_of.entry(frontend).or_default().insert(id.clone());
             }
         }
@@ -39,6 +41,11 @@ impl Albs {
         // By Frontend, so that what its rules read is read once.
         let mut groups: BTreeMap<Option<NamespacedName>, Vec<&NamespacedName>> = BTreeMap::new();
         for id in &dirty.rules {
+            if let Some(rule) = tools.cluster.rules.get(id).filter(|rule| is_shown(rule, &self.domain)) {
+                let findings = not_served(rule, &self.domain).into_iter().collect();
+                self.replace_rule(tools, id, None, Made { findings, ..Made::default() });
+                continue;
+            }
             let frontend = tools.cluster.rules.get(id).and_then(|rule| self.frontend_of(rule));
             groups.entry(frontend).or_default().push(id);
         }

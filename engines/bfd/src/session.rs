@@ -8,6 +8,9 @@ use crate::packet::{Control, Diagnostic, State};
 /// No session that is not up sends faster. RFC 5880 section 6.8.3.
 const SLOW: Duration = Duration::from_secs(1);
 
+/// Length of an echo packet.
+const ECHO_BYTES: usize = 24;
+
 /// What a session is told.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -353,7 +356,10 @@ impl Session {
         {
             self.echoes += 1;
             self.counters.echo_out += 1;
-            effects.push(Effect::SendEcho([&self.local.to_be_bytes()[..], &self.echoes.to_be_bytes()].concat()));
+            // What is in it is a local matter, but there are peers that send back nothing shorter than a control packet.
+            let mut echo = [&self.local.to_be_bytes()[..], &self.echoes.to_be_bytes()].concat();
+            echo.resize(ECHO_BYTES, 0);
+            effects.push(Effect::SendEcho(echo));
             self.echo_at = Some(now + self.jitter(interval));
         }
     }

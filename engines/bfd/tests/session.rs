@@ -56,6 +56,7 @@ impl Link {
                 }
                 // There and back.
                 Effect::SendEcho(bytes) if !self.lost[side].1 => {
+                    assert_eq!(bytes.len(), 24, "FRR sends back nothing shorter");
                     self.ways[side].push((self.now + 2 * DELAY, Err(bytes)))
                 }
                 Effect::SendEcho(_) => {}

@@ -236,9 +236,9 @@ mod tests {
         });
         assert_eq!(
             table(&announced(&status)),
-            "ADDRESS    SERVICE   POOL   ANNOUNCED BY                   SINCE\n\
+            "ADDRESS    SERVICE   POOL   ANNOUNCED BY                  SINCE\n\
              192.0.2.1  shop/web  first  b layer2\n\
-             \x20                          this node bgp to left, right\n\
+             \x20                           this node bgp to left, right\n\
              \x20 why not: layer2: notOwner\n\
              192.0.2.2  shop/api  first  a layer2\n\
              \x20 why not: layer2: 00:00:5e:00:53:01 has it\n\

@@ -209,6 +209,8 @@ fn interfaces_of_several_advertisements_add_up_for_each_node() {
 
 #[test]
 fn endpoints_decide_who_may_announce() {
+    let ready = |node: &str| json!({"addresses": ["10.1.0.1"], "nodeName": node, "conditions": {"ready": true}});
+    let unready = |node: &str| json!({"addresses": ["10.1.0.2"], "nodeName": node, "conditions": {"ready": false}});
     for (policy, endpoints, expected) in [
         ("Cluster", json!([]), "noEndpoints"),
         (
@@ -222,10 +224,18 @@ fn endpoints_decide_who_may_announce() {
             "a b c",
         ),
         ("Cluster", json!([{"addresses": ["10.1.0.1"]}]), "a b c"),
+        ("Cluster", json!([{"addresses": ["10.1.0.1"], "conditions": {"ready": false, "serving": true}}]), "a b c"),
+        ("Cluster", json!([{"addresses": ["10.1.0.1"], "conditions": {"ready": true, "serving": false}}]), "a b c"),
         ("Local", on(&["b"]), "b"),
         ("Local", on(&["c", "a"]), "a c"),
         ("Local", on(&["elsewhere"]), "noLocalEndpoints"),
         ("Local", json!([]), "noEndpoints"),
+        ("Local", on(&["a", "b", "b"]), "a b"),
+        ("Local", json!([ready("a"), unready("b")]), "a"),
+        ("Local", json!([unready("a"), ready("b")]), "b"),
+        ("Local", json!([ready("a"), ready("b"), unready("b")]), "a b"),
+        ("Local", json!([ready("a"), unready("b"), unready("b")]), "a"),
+        ("Local", json!([unready("a"), unready("b")]), "noEndpoints"),
     ] {
         let mut stage = Stage::new();
         stage.set(service("web", json!({"externalTrafficPolicy": policy}), &["192.0.2.7"]));

@@ -219,3 +219,41 @@ fn peers_and_addresses_follow_what_objects_say_now() {
     assert_eq!(moved.plan.peers["rack-a"].peer.session.transport.address.to_string(), "10.0.0.9");
     assert_eq!(prefixes(&moved, "rack-a"), 1);
 }
+
+#[test]
+fn advertisements_that_contradict_each_other_silence_the_peers_that_both_are_for() {
+    let mut cluster = Cluster::default();
+    node(&mut cluster, "n1", "a");
+    for (name, address) in [("p1", "10.0.0.1"), ("p2", "10.0.0.3"), ("p3", "10.0.0.4")] {
+        peer(&mut cluster, name, json!({"peerAddress": address}));
+    }
+    type Said<'a> = (u32, &'a [&'a str], &'a [&'a str]);
+    let hearing = |said: &[Said<'_>]| {
+        let offers = said.iter().enumerate().map(|(at, (preference, nodes, peers))| {
+            let mut offer = (*offer(&format!("ad{at}"), peers, vec![])).clone();
+            offer.local_preference = Some(*preference);
+            offer.nodes = Arc::new(nodes.iter().map(|node| (*node).into()).collect());
+            Arc::new(offer)
+        });
+        let planned = planned(&cluster, offers.collect(), "n1");
+        let hear = ["p1", "p2", "p3"].into_iter().filter(|peer| prefixes(&planned, peer) > 0);
+        (hear.collect::<Vec<_>>().join(" "), !planned.silent.is_empty())
+    };
+    for (first, second, hear, torn) in [
+        ((100, &["n1"][..], &[][..]), (100, &["n1"][..], &[][..]), "p1 p2 p3", false),
+        ((100, &["n1"], &[]), (200, &["n2"], &[]), "p1 p2 p3", false),
+        ((100, &["n1"], &[]), (200, &["n1", "n2"], &[]), "", true),
+        ((100, &["n1", "n2"], &[]), (200, &["n1"], &[]), "", true),
+        ((100, &[], &[]), (200, &["n1"], &[]), "p1 p2 p3", false),
+        ((100, &["n1"], &["p1"]), (200, &["n1"], &["p2"]), "p1 p2", false),
+        ((100, &["n1"], &["p1"]), (200, &["n1"], &["p1", "p2"]), "p2", true),
+        ((100, &["n1"], &["p1", "p2"]), (200, &["n1"], &["p1"]), "p2", true),
+        ((100, &["n1"], &["p1", "p3"]), (200, &["n1"], &["p1", "p2"]), "p2 p3", true),
+        ((100, &["n1"], &[]), (200, &["n1"], &["p1"]), "p2 p3", true),
+    ] {
+        assert_eq!(hearing(&[first, second]), (hear.to_owned(), torn), "{first:?} {second:?}");
+        assert_eq!(hearing(&[second, first]), (hear.to_owned(), torn), "{second:?} {first:?}");
+    }
+    assert_eq!(hearing(&[(100, &["n1"], &[])]), ("p1 p2 p3".to_owned(), false));
+    assert_eq!(hearing(&[]), (String::new(), false));
+}

@@ -135,7 +135,7 @@ fn packages_are_named_after_their_folders() {
         let last = folder.rsplit('/').next().unwrap();
         let expected = match (floor(&folder), last) {
             ("bin", last) => last.to_owned(),
-            ("tests", "lab" | "conformance" | "cluster" | "services") => format!("headwater-{last}-tests"),
+            ("tests", "lab" | "conformance" | "cluster" | "services" | "fuzz") => format!("headwater-{last}-tests"),
             (_, last) => format!("headwater-{last}"),
         };
         assert_eq!(name, expected, "{folder}");

@@ -1,4 +1,5 @@
 //! Every input that ever was interesting goes through its target again.
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use headwater_fuzz::TARGETS;
 
 fn here(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz").join(path)
 }
 
 fn names_in(folder: &Path) -> BTreeSet<String> {
